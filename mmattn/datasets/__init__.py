@@ -1,0 +1,1 @@
+"""Datasets beside those of MMSegmentation, and the label table of Cityscapes."""
