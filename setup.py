@@ -1,0 +1,34 @@
+"""Packaging of mmattn.
+
+``pip install .`` brings torch and numpy alone, so that an environment with its own mmengine, mmcv and mmseg stays as
+it is. ``pip install ".[mmseg]"`` adds the maintained OpenMMLab packages and what the tools need.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="mmattn",
+    version=re.search(r'^__version__ = "(.+)"$', (HERE / "mmattn/__init__.py").read_text(), re.MULTILINE)[1],
+    description="Attention mechanisms for semantic segmentation, used like MMSegmentation",
+    license="Apache-2.0",
+    packages=find_packages(include=["mmattn", "mmattn.*"]),
+    python_requires=">=3.11,<3.14",
+    install_requires=["torch>=2.6", "numpy>=1.26"],
+    extras_require={
+        "mmseg": [
+            "onedl-mmengine>=0.10.12,<0.11",
+            "onedl-mmcv>=2.3.6,<2.4",
+            "onedl-mmsegmentation>=1.4.2,<1.5",
+            "opencv-python>=4.10",
+            "matplotlib>=3.9",
+            "pillow>=10.4",
+            "cityscapesScripts>=2.2.4",
+        ],
+        "test": ["pytest>=8", "ruff>=0.12", "scikit-learn>=1.5"],
+    },
+)
