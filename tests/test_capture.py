@@ -1,0 +1,234 @@
+"""Capturing: what is seen is right, and watching changes nothing."""
+
+import gc
+import itertools
+import weakref
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmattn.capture import capture, compose
+from mmattn.layers import AttentionTap
+from mmattn.layers.records import CrissCross, Gate, Pairwise
+
+
+class Squeeze(nn.Module):
+    """A channel gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 1)
+        self.tap = AttentionTap("channel")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.tap(self.conv(x.mean((2, 3), keepdim=True)).sigmoid())
+
+
+class Dense(nn.Module):
+    """Self-attention over positions, run ``times`` times with the same weights."""
+
+    def __init__(self, times: int = 1) -> None:
+        super().__init__()
+        self.qk = nn.Conv2d(4, 4, 1)
+        self.tap = AttentionTap("pairwise")
+        self.times = times
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(self.times):
+            x = self.step(x)
+        return x
+
+    def step(self, x: Tensor) -> Tensor:
+        h, w = x.shape[2:]
+        q, k = (f.flatten(2).mT[:, None] for f in self.qk(x).chunk(2, dim=1))  # (b, 1, n, 2)
+        self.tap.offer(lambda: Pairwise(q, k, 1.0, (h, w), (h, w)))
+        attn = (q @ k.mT).softmax(-1)
+        return x + (attn[:, 0] @ x.flatten(2).mT).mT.reshape(x.shape)
+
+
+class Net(nn.Module):
+    """Both, in places of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), Squeeze())
+        self.head = nn.ModuleDict({"attend": Dense(times=2), "classify": nn.Conv2d(4, 5, 1)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head["classify"](self.head["attend"](self.stem(x)))
+
+
+@pytest.fixture
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net()
+
+
+def listeners(model: nn.Module) -> int:
+    return sum(len(m.listeners) for m in model.modules() if isinstance(m, AttentionTap))
+
+
+def hooks(model: nn.Module) -> int:
+    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
+
+
+def test_names_mechanisms_and_steps(net: Net) -> None:
+    with capture(net) as maps:
+        net(torch.randn(1, 3, 4, 5))
+    assert [(m.name, m.mechanism, m.kind, m.step) for m in maps] == [
+        ("stem.1.tap", "Squeeze", "channel", 0),
+        ("head.attend.tap", "Dense", "pairwise", 0),
+        ("head.attend.tap", "Dense", "pairwise", 1),
+    ]
+
+
+def test_steps_count_within_one_forward(net: Net) -> None:
+    with capture(net) as maps:
+        net(torch.randn(1, 3, 4, 5))
+        net(torch.randn(1, 3, 2, 2))
+    assert [m.step for m in maps if m.kind == "pairwise"] == [0, 1, 0, 1]
+    assert [m.record.size for m in maps if m.kind == "pairwise"] == [(4, 5), (4, 5), (2, 2), (2, 2)]
+
+
+def test_the_maps_are_the_models(net: Net) -> None:
+    x = torch.randn(2, 3, 4, 5)
+    with capture(net) as maps:
+        net(x)
+    features = net.stem[0](x)
+    gate = net.stem[1].conv(features.mean((2, 3), keepdim=True)).sigmoid()
+    torch.testing.assert_close(maps[0].record.gate(), gate.detach())
+    q, k = (f.flatten(2) for f in net.head["attend"].qk(features * gate).chunk(2, dim=1))
+    dense = (q.mT @ k).softmax(-1).detach()  # (b, n, n)
+    torch.testing.assert_close(maps[1].record.row(2, 3)[:, 0], dense[:, 2 * 5 + 3].unflatten(-1, (4, 5)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_watching_changes_no_bit(net: Net, training: bool) -> None:
+    net.train(training)
+    x = torch.randn(2, 3, 6, 5)
+    plain = net(x)
+    plain.sum().backward()
+    gradients = [p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+    with capture(net):
+        watched = net(x)
+    watched.sum().backward()
+    assert torch.equal(plain, watched)
+    assert all(torch.equal(g, p.grad) for g, p in zip(gradients, net.parameters(), strict=True))
+
+
+def test_nothing_is_left_behind(net: Net) -> None:
+    keys = list(net.state_dict())
+    with capture(net) as maps:
+        net(torch.randn(1, 3, 4, 5))
+    assert maps
+    assert listeners(net) == hooks(net) == 0
+    assert list(net.state_dict()) == keys
+    seen = len(maps)
+    net(torch.randn(1, 3, 4, 5))
+    assert len(maps) == seen
+
+
+def test_nothing_is_left_behind_by_an_exception(net: Net) -> None:
+    with pytest.raises(RuntimeError), capture(net):  # noqa: PT012
+        assert listeners(net) == 2
+        net(torch.randn(1, 7, 4, 5))
+    assert listeners(net) == hooks(net) == 0
+
+
+def test_nothing_is_kept_alive(net: Net) -> None:
+    x = torch.randn(1, 3, 4, 5, requires_grad=True)
+    with capture(net) as maps:
+        out = net(x)
+    factor = weakref.ref(maps[1].record.q)
+    assert not any(t.requires_grad for m in maps for t in vars(m.record).values() if isinstance(t, Tensor))
+    del maps, out
+    gc.collect()
+    assert factor() is None
+
+
+def test_captures_nest(net: Net) -> None:
+    with capture(net) as outer:
+        with capture(net.head["attend"]) as inner:
+            net(torch.randn(1, 3, 4, 5))
+        assert listeners(net) == 2
+        net(torch.randn(1, 3, 4, 5))
+    assert [m.name for m in inner] == ["tap", "tap"]
+    assert [m.step for m in inner] == [0, 1]
+    assert len(outer) == 6
+    assert listeners(net) == hooks(net) == 0
+
+
+def test_a_tap_itself_can_be_watched() -> None:
+    tap = AttentionTap("spatial")
+    with capture(tap) as maps:
+        tap(torch.ones(1, 1, 2, 2))
+    assert (maps[0].name, maps[0].mechanism) == ("", "AttentionTap")
+
+
+def test_a_model_without_attention_gives_nothing() -> None:
+    model = nn.Conv2d(3, 4, 1)
+    with capture(model) as maps:
+        model(torch.randn(1, 3, 4, 5))
+    assert maps == []
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_recomputation_in_backward_fires_nothing(net: Net, reentrant: bool) -> None:
+    x = torch.randn(1, 3, 4, 5, requires_grad=True)
+    with capture(net) as maps:
+        checkpoint(net, x, use_reentrant=reentrant).sum().backward()
+    assert [m.step for m in maps] == [0, 0, 1]
+
+
+def test_a_shared_module_fires_in_one_place() -> None:
+    block = Squeeze()
+    model = nn.Sequential(block, block)
+    with capture(model) as maps:
+        model(torch.randn(1, 4, 2, 2))
+    assert [(m.name, m.step) for m in maps] == [("0.tap", 0), ("0.tap", 1)]
+
+
+def dense(record: CrissCross) -> Tensor:
+    """(b, n, n), row by row."""
+    h, w = record.size
+    return torch.stack([record.row(y, x).flatten(1) for y in range(h) for x in range(w)], dim=1)
+
+
+@pytest.mark.parametrize("hops", [1, 2, 3])
+@pytest.mark.parametrize("size", [(4, 5), (1, 6), (6, 1), (1, 1), (5, 4)])
+def test_composed_hops_are_the_product_of_the_dense_maps(size: tuple[int, int], hops: int) -> None:
+    torch.manual_seed(0)
+    factors = torch.randn(hops, 2, 2, 3, *size, dtype=torch.float64)
+    records = [CrissCross(q, k) for q, k in factors]
+    product = dense(records[-1])
+    for record in reversed(records[:-1]):
+        product = product @ dense(record)
+    for i, (y, x) in enumerate(itertools.product(*map(range, size))):
+        composed = compose(records, y, x)
+        torch.testing.assert_close(composed.flatten(1), product[:, i])
+        torch.testing.assert_close(composed.sum((1, 2, 3)), torch.ones(2, dtype=torch.float64))
+
+
+def test_composing_in_chunks_changes_nothing() -> None:
+    """Wide factors are taken in several bites."""
+    q, k = torch.randn(2, 1, 3000, 30, 40) / 55
+    record = CrissCross(q, k)
+    expected = (dense(record)[:, 7 * 40 + 11] @ dense(record)[0]).view(1, 1, 30, 40)
+    torch.testing.assert_close(compose([record, record], 7, 11), expected)
+
+
+def test_two_hops_reach_everything() -> None:
+    record = CrissCross(torch.randn(1, 2, 4, 5), torch.randn(1, 2, 4, 5))
+    assert (record.row(1, 2) > 0).sum() == 4 + 5 - 1
+    assert (compose([record, record], 1, 2) > 0).all()
+
+
+def test_gates_keep_their_kind() -> None:
+    model = Squeeze()
+    with capture(model) as maps:
+        model(torch.randn(1, 4, 2, 2))
+    assert isinstance(maps[0].record, Gate)
+    assert maps[0].kind == maps[0].record.kind == "channel"
