@@ -1,5 +1,18 @@
 """Bricks that two or more mechanisms share."""
 
+from mmattn.layers.attend import attend, plane, tokens
+from mmattn.layers.conv import ConvNormAct, Layer, kaiming_start, zero_start
+from mmattn.layers.scale import Scale
 from mmattn.layers.tap import AttentionTap
 
-__all__ = ["AttentionTap"]
+__all__ = [
+    "AttentionTap",
+    "ConvNormAct",
+    "Layer",
+    "Scale",
+    "attend",
+    "kaiming_start",
+    "plane",
+    "tokens",
+    "zero_start",
+]

@@ -110,8 +110,8 @@ class Additive(Record):
 class Pyramid(Pairwise):
     """Attention to the pooled cells of a pyramid. k is (b, heads, sum of s * s, d), fine cells after coarse ones.
 
-    ``row`` spreads each cell's weight evenly over the pixels it averages. As the cell's value is the mean of its pixels,
-    this is exactly what each pixel contributes.
+    ``row`` spreads each cell's weight evenly over the pixels it averages. As the cell's value is the mean of its
+    pixels, this is exactly what each pixel contributes.
 
     Attributes:
         scales: Cells per side, in the order of the keys.

@@ -1,8 +1,8 @@
 """The one named place where a mechanism shows its attention.
 
-A mechanism owns one tap for each map it computes and hands it what is at hand: the gate itself, or a function that makes
-a record (:mod:`mmattn.layers.records`) out of the factors. While nobody listens the function is never called, nothing is
-kept, and the tap leaves no trace in ``state_dict``, in compiled graphs and in exports.
+A mechanism owns one tap for each map it computes and hands it what is at hand: the gate itself, or a function that
+makes a record (:mod:`mmattn.layers.records`) out of the factors. While nobody listens the function is never called,
+nothing is kept, and the tap leaves no trace in ``state_dict``, in compiled graphs and in exports.
 
 The contract, for whoever writes a mechanism:
 
@@ -11,7 +11,8 @@ The contract, for whoever writes a mechanism:
   is unfolded inside the function, so it costs only those who look;
 - once per forward (once per recurrence), also when the forward is run again inside backward.
 
-and for whoever listens: append a callable to ``tap.listeners`` and take it away again (:mod:`mmattn.capture` does both).
+and for whoever listens: append a callable to ``tap.listeners`` and take it away again (:mod:`mmattn.capture` does
+both).
 """
 
 from collections.abc import Callable

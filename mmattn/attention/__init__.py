@@ -1,0 +1,26 @@
+"""Attention mechanisms, one paper one file. Importing this package fills the catalogue."""
+
+from mmattn.attention.asymmetric_non_local import AsymmetricFusion, AsymmetricNonLocal
+from mmattn.attention.criss_cross import CrissCross
+from mmattn.attention.dual_attention import ChannelAttention, PositionAttention
+from mmattn.attention.global_context import GlobalContext
+from mmattn.attention.non_local import NonLocal
+from mmattn.attention.object_context import ObjectContext
+from mmattn.attention.point_wise import PointWise
+from mmattn.attention.polarized import Polarized
+from mmattn.catalogue import create, entries
+
+__all__ = [
+    "AsymmetricFusion",
+    "AsymmetricNonLocal",
+    "ChannelAttention",
+    "CrissCross",
+    "GlobalContext",
+    "NonLocal",
+    "ObjectContext",
+    "PointWise",
+    "Polarized",
+    "PositionAttention",
+    "create",
+    "entries",
+]

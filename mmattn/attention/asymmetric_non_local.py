@@ -1,0 +1,153 @@
+"""Asymmetric non-local: every position attends to 110 pooled cells of a pyramid instead of to every position.
+
+Paper   Zhu, Xu, Bai, Huang, Bai: Asymmetric Non-local Neural Networks for Semantic Segmentation, ICCV 2019.
+        https://arxiv.org/abs/1908.07678
+
+    psp(t) = averages of t over 1, 3 x 3, 6 x 6 and 8 x 8 cells, S = 110 in all           section 3.2
+    q = Wq high,  k = psp(Wk low),  v = psp(Wv low)
+    context = Wo softmax over S of (q . k / sqrt(d)) v                                    eq. 8 and 9
+    AFNB: y = W [context, high]          fuses a finer (low) level into a coarser (high) one
+    APNB: y = relu(W [context, x])       low = high = x, Wq = Wk
+
+Differs Each projection of keys and queries is followed by norm and ReLU, and logits are divided by the root of their
+        width: the authors' code. Convolutions before a norm have no bias, and dropout is the head's: mmseg. Queries
+        pooled by a ``query_scale`` above 1 are scaled back with aligned corners: the authors' code (mmseg stops with
+        an error).
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmattn.catalogue import register
+from mmattn.layers import AttentionTap, ConvNormAct, Layer, attend, plane, tokens, zero_start
+from mmattn.layers.records import Pyramid
+
+
+@register(paper="1908.07678", kinds=("pairwise",), example={"channels": 16, "key_channels": 8})
+class AsymmetricNonLocal(nn.Module):
+    """Asymmetric pyramid non-local block (APNB): one feature map attends to its own pyramid.
+
+    Args:
+        channels: Channels of the feature map, in and out.
+        key_channels: Channels of queries, keys and values; ``channels // 2`` when None.
+        query_scales: Factors by which queries are pooled, one attention for each; their contexts are added.
+        key_pool_scales: Cells per side of each pyramid level.
+        layer: Makes convolution, norm and activation.
+
+    Shape:
+        x: (b, c, h, w), returns (b, c, h, w).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        key_channels: int | None = None,
+        query_scales: Sequence[int] = (1,),
+        key_pool_scales: Sequence[int] = (1, 3, 6, 8),
+        layer: Layer = ConvNormAct,
+    ) -> None:
+        super().__init__()
+        hidden = key_channels or max(1, channels // 2)
+        self.stages = nn.ModuleList(
+            _Stage(channels, channels, hidden, channels, scale, key_pool_scales, layer, shared=True)
+            for scale in query_scales
+        )
+        self.bottleneck = layer(2 * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        context = sum(stage(x, x) for stage in self.stages)  # (b, c, h, w)
+        return self.bottleneck(torch.cat([context, x], dim=1))
+
+
+@register(
+    paper="1908.07678",
+    kinds=("pairwise",),
+    example={"channels": 16, "low_channels": 12, "key_channels": 8},
+    inputs=(12, 16),
+)
+class AsymmetricFusion(nn.Module):
+    """Asymmetric fusion non-local block (AFNB): a coarse level attends to the pyramid of a finer one.
+
+    Args:
+        channels: Channels of ``high``, and of the output.
+        low_channels: Channels of ``low``.
+        key_channels: Channels of queries, keys and values; ``channels // 2`` when None.
+        query_scales: Factors by which queries are pooled, one attention for each; their contexts are added.
+        key_pool_scales: Cells per side of each pyramid level.
+        layer: Makes convolution, norm and activation.
+
+    Shape:
+        low: (b, low_channels, h', w'), high: (b, c, h, w), returns (b, c, h, w).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        low_channels: int,
+        key_channels: int | None = None,
+        query_scales: Sequence[int] = (1,),
+        key_pool_scales: Sequence[int] = (1, 3, 6, 8),
+        layer: Layer = ConvNormAct,
+    ) -> None:
+        super().__init__()
+        hidden = key_channels or max(1, channels // 2)
+        self.stages = nn.ModuleList(
+            _Stage(low_channels, channels, hidden, channels, scale, key_pool_scales, layer, shared=False)
+            for scale in query_scales
+        )
+        self.bottleneck = layer(2 * channels, channels, act=None)
+
+    def forward(self, low: Tensor, high: Tensor) -> Tensor:
+        context = sum(stage(low, high) for stage in self.stages)  # (b, c, h, w)
+        return self.bottleneck(torch.cat([context, high], dim=1))
+
+
+class _Stage(nn.Module):
+    """Attention of ``high`` to the pyramid of ``low``. Starts as zero."""
+
+    def __init__(
+        self,
+        low_channels: int,
+        high_channels: int,
+        hidden: int,
+        out_channels: int,
+        query_scale: int,
+        pool_scales: Sequence[int],
+        layer: Layer,
+        shared: bool,
+    ) -> None:
+        super().__init__()
+        self.query_scale, self.pool_scales = query_scale, tuple(pool_scales)
+        self.scale = hidden**-0.5
+        self.key_project = layer(low_channels, hidden)
+        self.query_project = self.key_project if shared else layer(high_channels, hidden)
+        self.value_project = nn.Conv2d(low_channels, hidden, kernel_size=1)
+        self.out_project = nn.Conv2d(hidden, out_channels, kernel_size=1)
+        self.tap = AttentionTap("pairwise")
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Start as zero."""
+        zero_start(self.out_project)
+
+    def forward(self, low: Tensor, high: Tensor) -> Tensor:
+        q = self.query_project(high)  # (b, d, h, w)
+        if self.query_scale > 1:
+            q = F.max_pool2d(q, self.query_scale, ceil_mode=True)  # (b, d, h / s, w / s)
+        k = self._psp(self.key_project(low))  # (b, S, d)
+        v = self._psp(self.value_project(low))  # (b, S, d)
+        size, key_size = tuple(q.shape[2:]), tuple(low.shape[2:])
+        q = tokens(q)  # (b, n, d)
+        self.tap.offer(lambda: Pyramid(q[:, None], k[:, None], self.scale, size, key_size, scales=self.pool_scales))
+        context = self.out_project(plane(attend(q, k, v, self.scale), size))  # (b, c, h / s, w / s)
+        if self.query_scale > 1:
+            context = F.interpolate(context, size=high.shape[2:], mode="bilinear", align_corners=True)
+        return context
+
+    def _psp(self, x: Tensor) -> Tensor:
+        return torch.cat([tokens(F.adaptive_avg_pool2d(x, s)) for s in self.pool_scales], dim=1)

@@ -1,0 +1,97 @@
+"""Global context block: one attention map for all queries gathers one context, which is added to every position.
+
+Paper   Cao, Xu, Lin, Wei, Hu: GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond, ICCV Workshops
+        2019.
+        https://arxiv.org/abs/1904.11492
+
+    a = softmax over positions of Wk x                      one map for the whole image
+    context = sum_j a_j x_j
+    t(context) = W2 relu(LayerNorm(W1 context))
+    z_i = x_i + t(context)                                  eq. 5
+
+    ``channel_mul`` scales by sigmoid(t'(context)) before; ``avg`` takes the mean for the context.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+from mmattn.catalogue import register
+from mmattn.layers import AttentionTap, kaiming_start, zero_start
+
+
+@register(paper="1904.11492", kinds=("spatial",), example={"channels": 16})
+class GlobalContext(nn.Module):
+    """Global context (GC) block. Starts as the identity, or as x / 2 with ``channel_mul``.
+
+    Args:
+        channels: Channels of the feature map, in and out.
+        ratio: Width of the transform as a share of ``channels``.
+        pooling_type: ``att`` for attention pooling, ``avg`` for the mean.
+        fusion_types: ``channel_add``, ``channel_mul`` or both.
+
+    Shape:
+        x: (b, c, h, w), returns (b, c, h, w). The map is (b, 1, h, w) and sums to 1; with ``channel_mul`` a second one
+        is (b, c, 1, 1), in (0, 1).
+
+    Raises:
+        ValueError: No such pooling or fusion, or a transform without channels.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        ratio: float = 1 / 16,
+        pooling_type: Literal["att", "avg"] = "att",
+        fusion_types: Sequence[Literal["channel_add", "channel_mul"]] = ("channel_add",),
+    ) -> None:
+        super().__init__()
+        hidden = int(channels * ratio)
+        if pooling_type not in ("att", "avg"):
+            raise ValueError(f"no pooling_type {pooling_type!r}: att or avg")
+        if not fusion_types or set(fusion_types) - {"channel_add", "channel_mul"}:
+            raise ValueError(f"no fusion_types {fusion_types!r}: channel_add, channel_mul or both")
+        if hidden < 1:
+            raise ValueError(f"{channels} channels times ratio {ratio} leave none for the transform")
+        self.conv_mask = nn.Conv2d(channels, 1, kernel_size=1) if pooling_type == "att" else None
+        self.channel_add_conv = _transform(channels, hidden) if "channel_add" in fusion_types else None
+        self.channel_mul_conv = _transform(channels, hidden) if "channel_mul" in fusion_types else None
+        self.tap = AttentionTap("spatial")
+        self.tap_mul = AttentionTap("channel")
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Kaiming attention and the identity start."""
+        if self.conv_mask is not None:
+            kaiming_start(self.conv_mask, mode="fan_in")
+        for transform in (self.channel_add_conv, self.channel_mul_conv):
+            if transform is not None:
+                zero_start(transform[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        context = self._context(x)  # (b, c, 1, 1)
+        y = x
+        if self.channel_mul_conv is not None:
+            y = y * self.tap_mul(self.channel_mul_conv(context).sigmoid())  # (b, c, h, w)
+        if self.channel_add_conv is not None:
+            y = y + self.channel_add_conv(context)  # (b, c, h, w)
+        return y
+
+    def _context(self, x: Tensor) -> Tensor:
+        if self.conv_mask is None:
+            return x.mean(dim=(2, 3), keepdim=True)
+        logits = self.conv_mask(x)  # (b, 1, h, w)
+        attn = self.tap(logits.flatten(2).softmax(dim=2).view_as(logits))  # (b, 1, h, w)
+        context = x.flatten(2) @ attn.to(x.dtype).flatten(2).mT  # (b, c, 1)
+        return context[..., None]
+
+
+def _transform(channels: int, hidden: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, hidden, kernel_size=1),
+        nn.LayerNorm([hidden, 1, 1]),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(hidden, channels, kernel_size=1),
+    )

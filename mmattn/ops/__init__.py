@@ -1,0 +1,6 @@
+"""Functions that mechanisms are made of, each a plain torch reference."""
+
+from mmattn.ops.criss_cross import criss_cross
+from mmattn.ops.psa_mask import psa_mask
+
+__all__ = ["criss_cross", "psa_mask"]
