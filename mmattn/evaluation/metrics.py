@@ -1,0 +1,111 @@
+"""Intersection over union without rounding on the way, and predictions as files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.evaluator import BaseMetric
+from mmseg.evaluation import IoUMetric as MMSegIoUMetric
+from PIL import Image
+from torch import Tensor
+
+from mmattn.cli import UserError
+from mmattn.datasets.labels import TRAINED
+from mmattn.registry import METRICS
+
+
+@METRICS.register_module()
+class IoUMetric(MMSegIoUMetric):
+    """mmseg's metric, with counts that stay exact however many pixels there are.
+
+    mmseg adds float32 counts, which lose pixels beyond 2^24; here they are float64, exact to 2^53. After
+    ``compute_metrics``, ``per_class`` holds each score for each class, unrounded, in percent, and NaN where a class has
+    no pixel to be scored on; ``absent`` names the classes that occur in no label.
+
+    Args:
+        *args: As of mmseg's ``IoUMetric``.
+        **kwargs: As of mmseg's ``IoUMetric``.
+    """
+
+    per_class: dict[str, dict[str, float]]
+    absent: tuple[str, ...]
+
+    @staticmethod
+    def intersect_and_union(
+        pred_label: Tensor, label: Tensor, num_classes: int, ignore_index: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Pixel counts by class of one image.
+
+        Args:
+            pred_label: Predicted classes, (h, w), integers.
+            label: True classes, (h, w).
+            num_classes: Number of classes.
+            ignore_index: Pixels of this label do not count.
+
+        Returns:
+            Intersection, union, predicted and true pixels: (num_classes,) each, float64.
+        """
+        scored = label != ignore_index
+        pairs = label[scored].long() * num_classes + pred_label[scored].long()
+        confusion = torch.bincount(pairs, minlength=num_classes**2).cpu().double()  # (true * predicted,)
+        confusion = confusion.view(num_classes, num_classes)
+        both, predicted, true = confusion.diagonal(), confusion.sum(dim=0), confusion.sum(dim=1)
+        return both, predicted + true - both, predicted, true
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Scores over all images; see mmseg's ``IoUMetric``."""
+        if not self.format_only:
+            areas = [sum(column) for column in zip(*results, strict=True)]
+            scores = self.total_area_to_metrics(*areas, self.metrics, self.nan_to_num, self.beta)
+            names = self.dataset_meta["classes"]
+            self.absent = tuple(name for name, area in zip(names, areas[3].tolist(), strict=True) if area == 0)
+            self.per_class = {
+                name: {key: float(100 * values[i]) for key, values in scores.items() if key != "aAcc"}
+                for i, name in enumerate(names)
+            }
+        return super().compute_metrics(results)
+
+
+@METRICS.register_module()
+class SavePredictions(BaseMetric):
+    """Writes each prediction as ``<name of the image>.png``; measures nothing.
+
+    Args:
+        folder: Where the files go; made when missing.
+        values: ``"palette"``: class indices, with the palette in the file, so that every viewer shows colours.
+            ``"labelids"``: the ids that the Cityscapes server takes.
+
+    Raises:
+        UserError: ``"labelids"`` with other classes than Cityscapes' 19 (when the first image is written).
+    """
+
+    default_prefix = "predictions"
+
+    def __init__(self, folder: str, values: str = "palette") -> None:
+        super().__init__()
+        self.folder = Path(folder)
+        self.values = values
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Write the predictions of one batch."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for sample in data_samples:
+            classes = sample["pred_sem_seg"]["data"].squeeze(0).cpu().numpy().astype(np.uint8)  # (h, w)
+            picture = self._label_ids(classes) if self.values == "labelids" else self._with_palette(classes)
+            picture.save(self.folder / f"{Path(sample['img_path']).stem}.png")
+            self.results.append(None)
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Nothing to measure."""
+        return {}
+
+    def _label_ids(self, classes: np.ndarray) -> Image.Image:
+        if tuple(self.dataset_meta["classes"]) != tuple(label.name for label in TRAINED):
+            raise UserError("label ids exist for Cityscapes' 19 classes alone; use --out-format palette")
+        return Image.fromarray(np.array([label.id for label in TRAINED], dtype=np.uint8)[classes])
+
+    def _with_palette(self, classes: np.ndarray) -> Image.Image:
+        picture = Image.fromarray(classes, mode="P")
+        picture.putpalette(np.asarray(self.dataset_meta["palette"], dtype=np.uint8).tobytes())
+        return picture
