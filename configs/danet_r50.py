@@ -1,0 +1,2 @@
+_base_ = ["_base_/r50.py", "_base_/cityscapes.py", "_base_/schedule_40k.py", "_base_/default_runtime.py"]
+model = dict(decode_head=dict(type="DAHead", pam_channels=64))

@@ -1,0 +1,23 @@
+_base_ = ["_base_/hr18.py", "_base_/cityscapes.py", "_base_/schedule_40k.py", "_base_/default_runtime.py"]
+model = dict(
+    type="CascadeEncoderDecoder",
+    num_stages=2,
+    decode_head=[
+        dict(
+            type="FCNHead",
+            channels=270,
+            kernel_size=1,
+            num_convs=1,
+            concat_input=False,
+            loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=0.4),
+            **_base_.head,
+        ),
+        dict(
+            type="OCRHead",
+            channels=512,
+            ocr_channels=256,
+            loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0),
+            **_base_.head,
+        ),
+    ],
+)

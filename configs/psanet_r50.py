@@ -1,0 +1,13 @@
+_base_ = ["_base_/r50.py", "_base_/cityscapes.py", "_base_/schedule_40k.py", "_base_/default_runtime.py"]
+# Point-wise spatial attention, ECCV 2018. The other PSA is polarized_r50.py.
+model = dict(
+    decode_head=dict(
+        type="PSAHead",
+        mask_size=(97, 97),
+        psa_type="bi-direction",
+        compact=False,
+        shrink_factor=2,
+        normalization_factor=1.0,
+        psa_softmax=True,
+    )
+)

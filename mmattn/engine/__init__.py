@@ -1,0 +1,1 @@
+"""Configs, weights, training and evaluation: what the tools call."""

@@ -1,0 +1,376 @@
+"""Config files, read with clear errors; what they state once is carried to every place that needs it."""
+
+import difflib
+import inspect
+import re
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import Registry, init_default_scope
+from mmengine.runner import Runner
+from torch import nn
+
+import mmattn.registry
+from mmattn.cli import UserError
+from mmattn.engine import weights
+
+BASE = Path(__file__).parents[2] / "configs" / "_base_"
+# what an option may put in the place of a value of the config
+EXPECTED = (
+    (bool, bool | int, "True or False"),
+    (int | float, int | float | list | tuple, "a number"),
+    (Mapping, Mapping, "a dict"),
+)
+LABELS = "LoadAnnotations"
+IMAGES = "LoadImageFromFile"
+
+
+def load_config(
+    path: str | Path, options: Mapping[str, Any] | Sequence[str] | None = None, base: Sequence[str | Path] = ()
+) -> Config:
+    """Read a config, lay base files over it, then the options of the command line.
+
+    Args:
+        path: The config file.
+        options: As of ``--cfg-options``: ``{"key.to.value": value}``, or strings ``key.to.value=value``. ``data_root``
+            and ``crop_size`` reach every place that uses them; a schedule follows ``train_cfg.max_iters``.
+        base: Files to lay over the config: a path, or a name in ``configs/_base_``. ``model`` is merged into the
+            config's, each other key replaces the config's.
+
+    Returns:
+        The config. Its scope is ``mmattn`` where it names none; class names and crop size are spread.
+
+    Raises:
+        UserError: A file is missing or does not load, or an option does not fit the config.
+    """
+    cfg = _read(Path(path))
+    for name in base:
+        _lay_over(cfg, _read(base_file(name)))
+    cfg.setdefault("default_scope", "mmattn")
+    options = options if isinstance(options, Mapping) else parse_options(options or ())
+    _apply(cfg, options)
+    spread_classes(cfg)
+    _spread_crop(cfg)
+    return cfg
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` strings as MMEngine reads them: ``key=1``, ``key=a,b``, ``key="[(1,2),(3,4)]"``.
+
+    Raises:
+        UserError: One has no ``=``, or its brackets do not match.
+    """
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        try:
+            options[key] = DictAction._parse_iterable(value)
+        except AssertionError as error:
+            raise UserError(f"--cfg-options {pair}: {error}") from error
+        if not (key and equals):
+            raise UserError(f"--cfg-options {pair}: expected key=value, such as train_cfg.max_iters=1000")
+    return options
+
+
+def walk(node: Any, path: str = "") -> Iterator[tuple[str, dict]]:
+    """Every dict inside, with its dotted path."""
+    if isinstance(node, Mapping | Config):
+        yield path, node
+        children = list(node.items())
+    elif isinstance(node, list | tuple):
+        children = list(enumerate(node))
+    else:
+        return
+    for key, child in children:
+        yield from walk(child, f"{path}.{key}" if path else str(key))
+
+
+def datasets(cfg: Config, *loaders: str) -> Iterator[tuple[str, ConfigDict]]:
+    """The datasets of the data loaders, those inside wrappers too, with their dotted paths.
+
+    Args:
+        cfg: The config.
+        *loaders: Such as ``train_dataloader``; all three when none is named.
+    """
+    for loader in loaders or ("train_dataloader", "val_dataloader", "test_dataloader"):
+        for path, node in walk((cfg.get(loader) or {}).get("dataset"), f"{loader}.dataset"):
+            if "type" in node and "pipeline" in node:
+                yield path, node
+
+
+def heads(model: Mapping) -> list[ConfigDict]:
+    """The decode and auxiliary heads of a model's config."""
+    found = []
+    for name in ("decode_head", "auxiliary_head"):
+        head = model.get(name) or []
+        found += head if isinstance(head, list | tuple) else [head]
+    return found
+
+
+def spread_classes(cfg: Config) -> None:
+    """Carry the class names to heads, datasets (hence metric and palette) and label checks.
+
+    They come from the top-level ``classes``, with ``palette`` if there is one, else from the training set.
+
+    Raises:
+        UserError: Names repeat, or the palette or a loss's class weights are of another number.
+    """
+    classes, palette = cfg.get("classes"), cfg.get("palette")
+    if classes is not None:
+        if not isinstance(classes, list | tuple) or len(set(classes)) != len(classes):
+            raise UserError(f"classes must be different names, such as classes = ('road', 'car'); got {classes!r}")
+        if palette is not None and len(palette) != len(classes):
+            raise UserError(f"palette has {len(palette)} colours for {len(classes)} classes")
+        metainfo = {"classes": tuple(classes)} | ({"palette": [list(c) for c in palette]} if palette else {})
+        for _, dataset in datasets(cfg):
+            dataset.metainfo = metainfo
+    else:
+        classes = next((found for _, dataset in datasets(cfg) if (found := _classes_of(dataset))), None)
+    foreign = "" if cfg.default_scope == "mmattn" else "mmattn."
+    for _, node in walk(cfg):
+        kind = str(node.get("type")).removeprefix("mmseg.").removeprefix("mmattn.")
+        if kind in (LABELS, IMAGES):
+            node["type"] = foreign + kind
+        if kind == LABELS and classes:
+            node["num_classes"] = len(classes)
+    if not classes or "model" not in cfg:
+        return
+    for head in heads(cfg.model):
+        head.num_classes = len(classes)
+        for _, loss in walk(head.get("loss_decode")):
+            weight = loss.get("class_weight")
+            if isinstance(weight, list | tuple) and len(weight) != len(classes):
+                raise UserError(f"class_weight of {head.type} has {len(weight)} values for {len(classes)} classes")
+
+
+def _classes_of(dataset: Mapping) -> Sequence[str] | None:
+    stated = dataset.get("metainfo") or {}
+    if isinstance(stated, Mapping) and stated.get("classes"):
+        return stated["classes"]
+    cls = mmattn.registry.DATASETS.get(dataset["type"]) if isinstance(dataset["type"], str) else dataset["type"]
+    return getattr(cls, "METAINFO", {}).get("classes")
+
+
+def fit_heads(model: ConfigDict) -> None:
+    """Set each head's ``in_channels`` to what the backbone gives, after the backbone was exchanged.
+
+    A model with a neck is left alone: its heads see the neck.
+    """
+    if model.get("neck"):
+        return
+    import torch
+
+    given = {key: value for key, value in model.backbone.items() if key not in ("init_cfg", "pretrained")}
+    backbone = mmattn.registry.MODELS.build(given).eval()  # with its own norm layers: they hold no channels of heads
+    with torch.no_grad():
+        channels = [feature.shape[1] for feature in revert_sync_batchnorm(backbone)(torch.zeros(1, 3, 64, 64))]
+    for head in heads(model):
+        index = head.get("in_index", -1)
+        head.in_channels = [channels[i] for i in index] if isinstance(index, list | tuple) else channels[index]
+
+
+def build_model(cfg: Config, checkpoint: str | Path | None = None, device: str = "cpu") -> nn.Module:
+    """The model of a config, ready to predict.
+
+    Args:
+        cfg: As of :func:`load_config`.
+        checkpoint: File or URL; without one the weights are random.
+        device: Such as ``cpu`` or ``cuda:0``.
+
+    Returns:
+        The model in eval mode, with ``cfg`` and ``dataset_meta`` (classes and palette).
+
+    Raises:
+        UserError: The config names what does not exist, or the checkpoint does not fit.
+    """
+    init_default_scope(cfg.default_scope)
+    without_pretrained(cfg)
+    with clear_registry_errors(cfg):
+        model = revert_sync_batchnorm(mmattn.registry.MODELS.build(cfg.model))
+    found = weights.load_weights(model, checkpoint) if checkpoint is not None else {}
+    model.dataset_meta = found.get("dataset_meta") or _meta(cfg)
+    model.cfg = cfg
+    return model.to(device).eval()
+
+
+def _meta(cfg: Config) -> dict:
+    """Classes and palette of the first dataset that the config names."""
+    for _, dataset in datasets(cfg):
+        cls = mmattn.registry.DATASETS.get(dataset.type)
+        return {**getattr(cls, "METAINFO", {}), **dataset.get("metainfo", {})}
+    return {}
+
+
+def without_pretrained(cfg: Config) -> None:
+    """Take out the weights that the model would start from."""
+    for _, node in walk(cfg.model):
+        if node.get("pretrained"):
+            node["pretrained"] = None
+        if isinstance(node.get("init_cfg"), Mapping) and node["init_cfg"].get("type") == "Pretrained":
+            del node["init_cfg"]
+
+
+@contextmanager
+def clear_registry_errors(cfg: Config) -> Iterator[None]:
+    """Turn what a wrong config makes the builders raise into one clear message.
+
+    That is an unknown ``type``, an argument that the named class does not take or lacks, and a
+    :class:`~mmattn.cli.UserError` that comes wrapped out of a data loader's worker. Every other error passes through.
+
+    Raises:
+        UserError: Naming the key, and the nearest names that exist.
+    """
+    try:
+        yield
+    except KeyError as error:
+        unknown = re.match(r"(\S+) is not in the \S+?::(.+?) registry", str(error.args[0]) if error.args else "")
+        if unknown is None:
+            raise
+        raise UserError(_unknown_type(cfg, *unknown.groups())) from error
+    except TypeError as error:
+        message = _wrong_argument(cfg, error)
+        if message is None:
+            raise
+        raise UserError(message) from error
+    except UserError as error:
+        text = str(error)
+        if "in DataLoader worker" not in text:
+            raise
+        raise UserError(text.rpartition("UserError: ")[2].strip()) from error
+
+
+def _unknown_type(cfg: Config, name: str, kind: str) -> str:
+    known = set()
+    for registry in vars(mmattn.registry).values():
+        if isinstance(registry, Registry) and registry.name == kind:
+            while registry is not None:
+                known |= registry.module_dict.keys()
+                registry = registry.parent
+    scope, _, plain = name.rpartition(".")
+    near = [f"{scope}.{match}" if scope else match for match in difflib.get_close_matches(plain, known)]
+    key = _key(cfg, "type", name)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"no {kind} of a similar name is registered"
+    return f"{key}: there is no {kind} {name!r}; {hint}"
+
+
+def _wrong_argument(cfg: Config, error: TypeError) -> str | None:
+    calls = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+    pattern = r"(?:(\w+)\.)?__init__\(\) (got an unexpected keyword|missing \d+ required)[^']*'(\w+)'"
+    told = re.search(pattern, str(error))
+    if told is None or not any(call.startswith("build") for call in calls):
+        return None
+    cls, problem, argument = told.groups()
+    if problem.startswith("missing"):
+        return f"{_key(cfg, 'type', cls)}: {cls} needs the argument {argument!r}"
+    if key := _key(cfg, argument):
+        return f"{key}: {cls} takes no argument {argument!r}"
+    return None  # the argument is not the config's but a caller's: a mistake of ours
+
+
+def _key(cfg: Config, key: str, value: Any = None) -> str:
+    """The dotted path of ``key``, of the first that holds ``value``; empty when there is none."""
+    for path, node in walk(cfg):
+        if key in node and (value is None or str(node[key]).rpartition(".")[2] == str(value).rpartition(".")[2]):
+            return f"{path}.{key}".lstrip(".")
+    return "" if value is None else key
+
+
+def _read(path: Path) -> Config:
+    if not path.is_file():
+        near = difflib.get_close_matches(path.stem, [p.stem for p in path.parent.glob("*.py")], n=1)
+        hint = f"; did you mean {path.with_name(near[0] + '.py')}?" if near else ""
+        raise UserError(f"there is no config file {path}{hint}")
+    try:
+        return Config.fromfile(path)
+    except UserError:
+        raise
+    except Exception as error:  # the file is the user's program: whatever it raises is its mistake
+        raise UserError(f"{path} does not load: {type(error).__name__}: {error}") from error
+
+
+def base_file(name: str | Path) -> Path:
+    path = Path(name)
+    if path.suffix or path.exists():
+        return path
+    if not (BASE / f"{name}.py").is_file():
+        known = sorted(p.stem for p in BASE.glob("*.py"))
+        raise UserError(f"--base {name}: neither a file nor one of {', '.join(known)} in {BASE}")
+    return BASE / f"{name}.py"
+
+
+def _lay_over(cfg: Config, other: Config) -> None:
+    for key, value in other.items():
+        if key != "model":
+            cfg[key] = value
+    if "train_dataloader" in other:
+        for _, node in walk(cfg.get("model"), "model"):  # the padding belongs to the data that went
+            if str(node.get("type")).endswith("DataPreProcessor"):
+                node.pop("size", None)
+    if "model" in other:
+        cfg.merge_from_dict({"model": other.model})
+        if "backbone" in other.model:
+            init_default_scope(cfg.get("default_scope", "mmattn"))
+            fit_heads(cfg.model)
+
+
+def _apply(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Merge the options one by one, so that an error can name its key."""
+    iters = (cfg.get("train_cfg") or {}).get("max_iters")
+    known = {*cfg, "classes", "palette", *inspect.signature(Runner.__init__).parameters}
+    for key, value in sorted(options.items(), key=lambda item: item[0].count(".")):  # the specific ones last, they win
+        top = key.partition(".")[0]
+        near = difflib.get_close_matches(top, known, n=1, cutoff=0.8)
+        if top not in known and near:
+            raise UserError(f"--cfg-options {key}: the config has no {top!r}; did you mean {near[0]!r}?")
+        _compare_types(cfg, key, value)
+        try:
+            cfg.merge_from_dict({key: value})
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise UserError(f"--cfg-options {key}: {error.args[0] if error.args else error}") from error
+        for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+            for _, node in walk(cfg.get(loader)):
+                if key == "data_root" and "data_root" in node:
+                    node["data_root"] = value
+                elif key == "crop_size" and str(node.get("type")).endswith("RandomCrop"):
+                    node["crop_size"] = value
+        if key == "crop_size" and "model" in cfg:
+            for _, node in walk(cfg.model):
+                if "size" in node and str(node.get("type")).endswith("DataPreProcessor"):
+                    node["size"] = value
+    if "train_cfg.max_iters" in options:
+        for _, node in walk(cfg.get("param_scheduler")):
+            if node.get("end") == iters and "param_scheduler" not in " ".join(options):
+                node["end"] = cfg.train_cfg.max_iters
+
+
+def _compare_types(cfg: Config, key: str, value: Any) -> None:
+    node: Any = cfg
+    for part in key.split("."):
+        if isinstance(node, list | tuple) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        elif isinstance(node, Mapping | Config) and part in node:
+            node = node[part]
+        else:
+            return
+    for kind, fits, name in EXPECTED:
+        if isinstance(node, kind):
+            if value is not None and not isinstance(value, fits):
+                raise UserError(f"--cfg-options {key}={value}: expected {name}, as in the config")
+            return
+
+
+def _spread_crop(cfg: Config) -> None:
+    """Pad training images to the crop where the model's preprocessor states no size."""
+    preprocessor = (cfg.get("model") or {}).get("data_preprocessor")
+    if not preprocessor or preprocessor.get("size") or preprocessor.get("size_divisor"):
+        return
+    crops = [node["crop_size"] for _, node in walk(cfg.get("train_dataloader")) if "crop_size" in node]
+    if crops:
+        preprocessor["size"] = crops[0]
+    else:
+        preprocessor["size_divisor"] = 32

@@ -1,0 +1,187 @@
+"""Training: what ``tools/train.py`` does between its arguments and its last line."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.dist import is_main_process
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from mmattn.cli import UserError
+from mmattn.datasets import sample
+from mmattn.engine import config, datacheck, weights
+
+SAMPLE = Path("data/sample")
+BANNER = f"""{"=" * 78}
+There is nothing at {datacheck.CITYSCAPES}, so this trains on the built-in sample: drawn street scenes,
+Cityscapes' 19 classes, a short schedule, from scratch, with a smaller backbone and the full decode head.
+Its numbers say that everything works, not how good the model is on photographs.
+{"=" * 78}"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training left behind.
+
+    Attributes:
+        metrics: Of the last validation, such as ``mIoU`` in percent; empty when the config validates nothing.
+        config: The config as it was used, in the work directory.
+        checkpoint: The last one written.
+        image: One of the images validated on.
+        main: Whether this process is the one to print.
+    """
+
+    metrics: Mapping[str, float]
+    config: Path
+    checkpoint: Path | None
+    image: Path | None
+    main: bool
+
+
+def prepare(
+    path: str | Path,
+    *,
+    options: Sequence[str] = (),
+    base: Sequence[str] = (),
+    work_dir: str | None = None,
+    resume: bool = False,
+    amp: bool = False,
+    from_scratch: bool = False,
+    launcher: str = "none",
+) -> Config:
+    """Everything that can be found out before the first iteration.
+
+    Args:
+        path: The config file.
+        options: As of ``--cfg-options``.
+        base: Files to lay over the config.
+        work_dir: Where checkpoints and logs go; ``work_dirs/<name of the config>`` when neither this nor the config
+            names one, with ``_sample`` appended when the built-in sample takes the place of missing data.
+        resume: Go on from the last checkpoint in the work directory.
+        amp: Train in mixed precision.
+        from_scratch: Leave out the pretrained weights that the config names.
+        launcher: ``none`` for a single process.
+
+    Returns:
+        The config to train with.
+
+    Raises:
+        UserError: The config, an option, the data or the pretrained weights are not as they should be.
+    """
+    options = config.parse_options(options)
+    cfg = config.load_config(path, options, base)
+    cfg.launcher = launcher
+    for key in ("model", "train_dataloader", "train_cfg", "optim_wrapper"):
+        if not cfg.get(key):
+            raise UserError(f"{path} has no {key}: it is no config to train with")
+    data_chosen = any("data_root" in key or "dataset" in key for key in options)
+    data_chosen |= any("train_dataloader" in config.load_config(config.base_file(name)) for name in base)
+    on_sample = launcher == "none" and not data_chosen and datacheck.nothing_configured(cfg)
+    stem = cfg.get("work_dir") or f"work_dirs/{Path(path).stem}"
+    cfg.work_dir = work_dir or f"{stem}_sample" * on_sample or stem
+    if on_sample:
+        use_sample(cfg, options)
+    else:
+        datacheck.check_data(cfg)
+    if from_scratch or on_sample:
+        config.without_pretrained(cfg)
+    elif os.environ.get("LOCAL_RANK", "0") == "0":
+        _find_pretrained(cfg)
+    if amp:
+        _mix_precision(cfg.optim_wrapper)
+    cfg.resume = resume or cfg.get("resume", False)
+    _log_often_enough(cfg, options)
+    return cfg
+
+
+def use_sample(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Turn a config to the built-in sample: its data, its schedule, a small backbone. The heads stay as they are."""
+    print(BANNER, flush=True)
+    sample.ensure(SAMPLE)
+
+
+def train(cfg: Config, *, partial: bool = False) -> Outcome:
+    """Train, validate and write checkpoints.
+
+    Args:
+        cfg: As of :func:`prepare`.
+        partial: Let ``load_from`` fit only in part.
+
+    Raises:
+        UserError: The config does not build, a checkpoint does not fit, or a file of the data is bad.
+    """
+    with config.clear_registry_errors(cfg):
+        runner = (RUNNERS.build if "runner_type" in cfg else Runner.from_cfg)(cfg)
+        finished = _check_start(cfg, runner, partial)
+        runner.train()
+        if runner.val_loop is None:
+            metrics = {}
+        elif finished:
+            print(f"{cfg.work_dir} is trained to the end; validating what is there")
+            metrics = runner.val()
+        else:
+            scalars = runner.message_hub.log_scalars
+            metrics = {key.removeprefix("val/"): scalars[key].current() for key in scalars if key.startswith("val/")}
+    latest = find_latest_checkpoint(cfg.work_dir)
+    return Outcome(
+        metrics={key: value for key, value in metrics.items() if not key.endswith("time")},
+        config=Path(cfg.work_dir, Path(cfg.filename).name),
+        checkpoint=Path(latest) if latest else None,
+        image=_first_image(runner),
+        main=is_main_process(),
+    )
+
+
+def _check_start(cfg: Config, runner: Runner, partial: bool) -> bool:
+    """Compare the checkpoint to start from with the model; whether it is at the end of the schedule already."""
+    start = cfg.get("load_from")
+    if not cfg.resume:
+        if start:
+            weights.load_weights(runner.model, start, finetune=True, partial=partial)
+        return False
+    start = start or find_latest_checkpoint(cfg.work_dir)
+    if start is None:
+        print(f"--resume: no checkpoint in {cfg.work_dir} yet, starting from the beginning")
+        return False
+    meta = weights.load_weights(runner.model, start)
+    if "iter" not in meta:
+        raise UserError(f"{start} holds weights but no training to resume; start from it with load_from={start}")
+    return meta["iter"] >= runner.max_iters if runner.train_loop is not None else False
+
+
+def _find_pretrained(cfg: Config) -> None:
+    for key, node in config.walk(cfg.model, "model"):
+        init = node.get("init_cfg")
+        stated = init.get("checkpoint") if isinstance(init, Mapping) else None
+        for name, source in (("pretrained", node.get("pretrained")), ("init_cfg.checkpoint", stated)):
+            if isinstance(source, str):
+                try:
+                    weights.locate(source)
+                except UserError as error:
+                    raise UserError(f"{key}.{name}: {error}. Or train without: --from-scratch") from error
+
+
+def _mix_precision(wrapper: ConfigDict) -> None:
+    if wrapper.get("type", "OptimWrapper") not in ("OptimWrapper", "AmpOptimWrapper"):
+        raise UserError(f"--amp needs optim_wrapper.type='OptimWrapper', the config has {wrapper.type!r}")
+    wrapper.type = "AmpOptimWrapper"
+    wrapper.setdefault("loss_scale", "dynamic")
+
+
+def _log_often_enough(cfg: Config, options: Mapping[str, Any]) -> None:
+    """A short training shows its progress too."""
+    logger = (cfg.get("default_hooks") or {}).get("logger")
+    iters = cfg.train_cfg.get("max_iters")
+    if logger and iters and "default_hooks.logger.interval" not in options:
+        logger.interval = max(1, min(logger.get("interval", 50), iters // 20))
+
+
+def _first_image(runner: Runner) -> Path | None:
+    if runner.val_loop is None:
+        return None
+    dataset = runner.val_dataloader.dataset
+    return Path(dataset.get_data_info(0)["img_path"]) if hasattr(dataset, "get_data_info") else None
