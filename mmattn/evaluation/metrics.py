@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
 from mmseg.evaluation import IoUMetric as MMSegIoUMetric
 from PIL import Image
 from torch import Tensor
@@ -28,6 +29,7 @@ class IoUMetric(MMSegIoUMetric):
         **kwargs: As of mmseg's ``IoUMetric``.
     """
 
+    default_prefix = ""  # keys are "mIoU"; None means the same, and a warning
     per_class: dict[str, dict[str, float]]
     absent: tuple[str, ...]
 
@@ -64,6 +66,8 @@ class IoUMetric(MMSegIoUMetric):
                 name: {key: float(100 * values[i]) for key, values in scores.items() if key != "aAcc"}
                 for i, name in enumerate(names)
             }
+            if self.absent:
+                print_log(f"in no label, so without accuracy: {', '.join(self.absent)}", "current")
         return super().compute_metrics(results)
 
 
@@ -80,7 +84,7 @@ class SavePredictions(BaseMetric):
         UserError: ``"labelids"`` with other classes than Cityscapes' 19 (when the first image is written).
     """
 
-    default_prefix = "predictions"
+    default_prefix = ""
 
     def __init__(self, folder: str, values: str = "palette") -> None:
         super().__init__()
