@@ -1,0 +1,73 @@
+"""Mends to how checkpoints are read: tensors and training state come back, code does not run."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmattn.cli import UserError
+
+
+def load_weights_only() -> bool:
+    """Read checkpoints without running code that they may hold, and all that mmengine writes into them.
+
+    Upstream mmengine 0.10.7 leaves it to torch, which refuses the training log that a resume needs
+    (open-mmlab/mmengine issue 1655) and runs everything in files from a URL. The maintained 0.10.12 allows ``getattr``
+    and, where torch refuses still, loads again and runs everything. May go when both load weights only, from files and
+    from URLs.
+    """
+    from mmengine.runner import checkpoint
+
+    torch.serialization.add_safe_globals(_safe_globals())
+    checkpoint.load_url = partial(checkpoint.load_url, weights_only=True)
+    if hasattr(checkpoint, "_safe_torch_load"):
+        checkpoint._safe_torch_load = partial(torch.load, weights_only=True)
+    loader = checkpoint.CheckpointLoader
+    loader.load_checkpoint = classmethod(_explain_refusal(loader.load_checkpoint.__func__))
+    return True
+
+
+def _safe_globals() -> list[Any]:
+    """What mmengine's checkpoints hold beside tensors, as ``torch.serialization.add_safe_globals`` takes it."""
+    from mmengine.config import ConfigDict
+    from mmengine.logging import HistoryBuffer
+
+    def method_of_history_buffer(owner: type, name: str) -> Callable[..., Any]:
+        """The ``getattr`` of a pickled HistoryBuffer, which names its four statistics and nothing else."""
+        if owner is not HistoryBuffer or name not in ("min", "max", "current", "mean"):
+            raise UnpicklingError(f"Unsupported global: GLOBAL builtins.getattr({owner!r}, {name!r})")
+        return getattr(owner, name)
+
+    reconstruct, scalar = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
+    return [
+        HistoryBuffer,
+        ConfigDict,
+        (method_of_history_buffer, "builtins.getattr"),
+        np.ndarray,
+        np.dtype,
+        *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"},
+        *((reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+        *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    ]
+
+
+def _explain_refusal(load: Callable[..., Any]) -> Callable[..., Any]:
+    """``CheckpointLoader.load_checkpoint`` that tells the user what torch refused."""
+
+    def load_checkpoint(cls: type, filename: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return load(cls, filename, *args, **kwargs)
+        except UnpicklingError as error:
+            found = re.search(r"GLOBAL (\S+)", str(error))
+            if found is None:
+                raise UserError(f"{filename} is not a checkpoint that torch can read") from error
+            raise UserError(
+                f"{filename} holds code ({found[1]}) and is refused; nothing of it ran. "
+                "Ask its author for a file with weights alone"
+            ) from error
+
+    return load_checkpoint
