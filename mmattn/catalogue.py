@@ -30,6 +30,7 @@ class Entry:
         kinds: Kinds of the maps it gives, in the order of its taps.
         example: Constructor arguments of a small instance.
         inputs: Channels of each feature map that ``forward`` takes in that instance.
+        idle: Parameters that change nothing, because a softmax takes the same number off all its logits.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Entry:
     kinds: tuple[str, ...]
     example: Mapping[str, Any]
     inputs: tuple[int, ...]
+    idle: tuple[str, ...]
 
     @property
     def summary(self) -> str:
@@ -46,7 +48,12 @@ class Entry:
 
 
 def register(
-    *, paper: str, kinds: tuple[str, ...], example: Mapping[str, Any], inputs: tuple[int, ...] | None = None
+    *,
+    paper: str,
+    kinds: tuple[str, ...],
+    example: Mapping[str, Any],
+    inputs: tuple[int, ...] | None = None,
+    idle: tuple[str, ...] = (),
 ) -> Callable[[type[Module]], type[Module]]:
     """Enter a class under its name in snake case.
 
@@ -55,6 +62,7 @@ def register(
         kinds: Kinds of its maps, each one of :data:`mmattn.layers.tap.KINDS`.
         example: Constructor arguments of a small instance; ``channels`` among them.
         inputs: Channels of each input map of that instance; ``(channels,)`` when left out.
+        idle: Parameters that change nothing.
 
     Raises:
         ValueError: The name is taken, or a kind is unknown.
@@ -66,7 +74,7 @@ def register(
             raise ValueError(f"{name} is in the catalogue already, as {_ENTRIES[name].cls}")
         if unknown := set(kinds) - set(KINDS):
             raise ValueError(f"{name}: unknown kinds {sorted(unknown)}, there are {KINDS}")
-        _ENTRIES[name] = Entry(name, cls, paper, kinds, example, inputs or (example["channels"],))
+        _ENTRIES[name] = Entry(name, cls, paper, kinds, example, inputs or (example["channels"],), idle)
         return cls
 
     return enter

@@ -21,7 +21,7 @@ from mmattn.layers.records import CrissCross as CrissCrossRecord
 from mmattn.ops import criss_cross
 
 
-@register(paper="1811.11721", kinds=("criss_cross",), example={"channels": 16})
+@register(paper="1811.11721", kinds=("criss_cross",), example={"channels": 16}, idle=("key_conv.bias",))
 class CrissCross(nn.Module):
     """Criss-cross attention of CCNet, one recurrence. Starts as the identity.
 

@@ -25,7 +25,7 @@ from mmattn.layers import AttentionTap, Scale, attend, plane, tokens
 from mmattn.layers.records import ChannelPairwise, Pairwise
 
 
-@register(paper="1809.02983", kinds=("pairwise",), example={"channels": 16})
+@register(paper="1809.02983", kinds=("pairwise",), example={"channels": 16}, idle=("key_project.bias",))
 class PositionAttention(nn.Module):
     """Position attention module (PAM). Starts as the identity.
 

@@ -25,7 +25,7 @@ from mmattn.layers.records import Additive, Pairwise
 Mode = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
 
 
-@register(paper="1711.07971", kinds=("pairwise",), example={"channels": 16})
+@register(paper="1711.07971", kinds=("pairwise",), example={"channels": 16}, idle=("phi.conv.bias",))
 class NonLocal(nn.Module):
     """Non-local block on images. Starts as the identity.
 

@@ -1,0 +1,216 @@
+"""What every mechanism of the catalogue keeps to."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mmattn.attention import create, entries
+from mmattn.catalogue import Entry
+from mmattn.layers import AttentionTap
+
+ENTRIES = [pytest.param(entry, id=entry.name) for entry in entries()]
+EVERY = pytest.mark.parametrize("entry", ENTRIES)
+
+# closed forms of the published parameter counts: arguments, count as a function of the channels c
+COUNTS = {
+    "position_attention": ({}, lambda c: 5 * c * c // 4 + 5 * c // 4 + 1),
+    "channel_attention": ({}, lambda c: 1),
+    "criss_cross": ({}, lambda c: 5 * c * c // 4 + 5 * c // 4 + 1),
+    "non_local": ({}, lambda c: 2 * c * c + 7 * c // 2),
+    "asymmetric_non_local": ({"key_channels": 256}, lambda c: 3 * c * 256 + 4 * 256 + 2 * c * c + 4 * c - 256 - c),
+    "asymmetric_fusion": (
+        {"key_channels": 256, "low_channels": 128},
+        lambda c: 2 * 128 * 256 + c * 256 + 7 * 256 + 256 * c + c + 2 * c * c + 3 * c - 2 * 256 - c,
+    ),
+    "object_context": (
+        {},
+        lambda c: (2 * c * c + 2 * c * c // 4 + 15 * c // 2 + 3 * c) + 2 * c * c + 3 * c - 4 * c - c // 2,
+    ),
+    "global_context": ({}, lambda c: 2 * c * c // 16 + 3 * c // 16 + 2 * c + 1),
+    "point_wise": (
+        {"mask_size": (5, 7), "hidden": 64, "psa_type": "collect"},
+        lambda c: (c * 64 + 128) + (64 * 64 + 128) + 64 * 35 + (64 * c + 2 * c),
+    ),
+    "polarized": ({"variant": "code"}, lambda c: 2 * c * c + c),
+}
+
+
+def build(entry: Entry, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A small instance whose every parameter matters: no gamma and no last layer at zero."""
+    torch.manual_seed(0)
+    module = entry.cls(**entry.example).to(dtype)
+    for parameter in module.parameters():
+        parameter.data.normal_(std=0.3)
+    return module
+
+
+def inputs_for(entry: Entry, size: tuple[int, int], batch: int = 2, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    torch.manual_seed(1)
+    return [torch.randn(batch, c, *size, dtype=dtype) for c in entry.inputs]
+
+
+def widest(inputs: list[Tensor], entry: Entry) -> Tensor:
+    return next(x for x in inputs if x.shape[1] == entry.example["channels"])
+
+
+@EVERY
+@pytest.mark.parametrize("size", [(1, 1), (5, 5), (6, 8), (3, 10), (8, 1)])
+def test_shape_and_untouched_input(entry, size):
+    inputs = inputs_for(entry, size)
+    before = [x.clone() for x in inputs]
+    out = build(entry).eval()(*inputs)
+    assert out.shape == widest(inputs, entry).shape
+    assert out.isfinite().all()
+    for x, y in zip(inputs, before, strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=0)
+
+
+@EVERY
+def test_images_are_independent(entry):
+    module, inputs = build(entry, torch.float64).eval(), inputs_for(entry, (6, 5), dtype=torch.float64)
+    together = module(*inputs)
+    for i in range(2):
+        torch.testing.assert_close(module(*(x[i : i + 1] for x in inputs))[0], together[i])
+
+
+@EVERY
+def test_channels_last_is_the_same(entry):
+    module, inputs = build(entry, torch.float64).eval(), inputs_for(entry, (6, 5), dtype=torch.float64)
+    expected = module(*inputs)
+    last = module.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(last(*(x.to(memory_format=torch.channels_last) for x in inputs)), expected)
+
+
+@EVERY
+def test_every_parameter_gets_a_gradient(entry):
+    module, inputs = build(entry, torch.float64), inputs_for(entry, (6, 5), dtype=torch.float64)
+    out = module.train()(*inputs)
+    (out * torch.randn_like(out)).sum().backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, name
+        assert (parameter.grad.abs().max() > 1e-12) == (name not in entry.idle), name
+
+
+@EVERY
+def test_gradcheck(entry):
+    module = build(entry, torch.float64).eval()
+    inputs = [x.requires_grad_() for x in inputs_for(entry, (3, 4), batch=1, dtype=torch.float64)]
+    torch.autograd.gradcheck(module, inputs)
+
+
+@EVERY
+def test_watching_changes_nothing_and_sees_each_map(entry):
+    module, inputs = build(entry).eval(), inputs_for(entry, (6, 5))
+    plain = module(*inputs)
+    taps = [tap for tap in module.modules() if isinstance(tap, AttentionTap)]
+    seen = []
+    for tap in taps:
+        tap.listeners.append(seen.append)
+    watched = module(*inputs)
+    torch.testing.assert_close(watched, plain, rtol=0, atol=0)
+    assert tuple(record.kind for record in seen) == entry.kinds
+    for tap in taps:
+        tap.listeners.clear()
+    module(*inputs)
+    assert len(seen) == len(entry.kinds)
+
+
+@EVERY
+def test_a_tap_is_silent_inside_backward(entry):
+    module, inputs = build(entry).eval(), [x.requires_grad_() for x in inputs_for(entry, (6, 5))]
+    seen = []
+    for tap in module.modules():
+        if isinstance(tap, AttentionTap):
+            tap.listeners.append(seen.append)
+    out = torch.utils.checkpoint.checkpoint(module, *inputs, use_reentrant=False)
+    out.sum().backward()
+    assert len(seen) == len(entry.kinds)
+
+
+@EVERY
+def test_compiles_into_one_graph(entry):
+    module, inputs = build(entry).eval(), inputs_for(entry, (6, 5))
+    torch._dynamo.reset()
+    compiled = torch.compile(module, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(*inputs), module(*inputs))
+
+
+@EVERY
+def test_exports_with_dynamic_sizes(entry):
+    module, inputs = build(entry).eval(), inputs_for(entry, (9, 10))
+    sizes = {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    program = torch.export.export(module, tuple(inputs), dynamic_shapes=[sizes] * len(inputs))
+    other = inputs_for(entry, (12, 8))
+    torch.testing.assert_close(program.module()(*other), module(*other))
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_stays_finite(entry, dtype):
+    torch.manual_seed(0)
+    module = entry.cls(**entry.example).eval()
+    inputs = [4 * x.relu() for x in inputs_for(entry, (128, 128) if "pairwise" not in entry.kinds else (24, 24))]
+    with torch.autocast("cpu", dtype=dtype):
+        assert module(*inputs).isfinite().all()
+
+
+@EVERY
+@pytest.mark.parametrize("channels", [256, 512])
+def test_parameter_count_is_the_closed_form(entry, channels):
+    arguments, count = COUNTS[entry.name]
+    module = entry.cls(channels, **arguments)
+    assert sum(p.numel() for p in module.parameters()) == count(channels)
+
+
+@EVERY
+def test_catalogue_builds_it_by_name(entry):
+    assert isinstance(create(entry.name, **entry.example), entry.cls)
+    assert entry in entries(kind=entry.kinds[0])
+    assert entry.summary
+
+
+def test_a_misspelt_name_gets_the_nearest():
+    with pytest.raises(ValueError, match="criss_cross"):
+        create("cris_cros", channels=8)
+
+
+IDENTITY = ["position_attention", "channel_attention", "criss_cross", "non_local", "global_context"]
+
+
+@pytest.mark.parametrize("name", IDENTITY)
+def test_starts_as_the_identity(name):
+    module, x = create(name, channels=16), torch.randn(2, 16, 6, 5)
+    for mode in (True, False):
+        torch.testing.assert_close(module.train(mode)(x), x, rtol=0, atol=0)
+    for parameter in module.parameters():
+        parameter.data.fill_(0.5)
+    module.init_weights()  # what a backbone's own initialisation has overwritten comes back
+    torch.testing.assert_close(module(x), x, rtol=0, atol=0)
+
+
+def test_one_recurrence_sees_the_cross_and_two_see_everything():
+    module = create("criss_cross", channels=8).double()
+    for parameter in module.parameters():
+        parameter.data.normal_()
+    x = torch.randn(1, 8, 6, 7, dtype=torch.float64, requires_grad=True)
+    once = torch.autograd.grad(module(x)[0, :, 2, 3].sum(), x)[0].abs().sum(1)[0] > 0
+    cross = torch.zeros(6, 7, dtype=torch.bool)
+    cross[2] = cross[:, 3] = True
+    assert torch.equal(once, cross)
+    twice = torch.autograd.grad(module(module(x))[0, :, 2, 3].sum(), x)[0].abs().sum(1)[0] > 0
+    assert twice.all()
+
+
+def test_channel_products_overflow_in_half_precision_but_not_here():
+    """The naive form in float16 gives inf or NaN on features that a network has; ours does not."""
+    x = 2 * torch.randn(1, 4, 128, 128).abs()
+    half = x.half().flatten(2)
+    energy = half @ half.mT
+    naive = (energy.amax(-1, keepdim=True) - energy).softmax(-1)
+    assert not naive.isfinite().all()
+    module = create("channel_attention", channels=4)
+    module.gamma.scale.data.fill_(1.0)
+    with torch.autocast("cpu", dtype=torch.float16):
+        out = module(x)
+    torch.testing.assert_close(out, module(x))
+    assert module.half()(x.half()).isfinite().all()
