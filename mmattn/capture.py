@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from mmattn.catalogue import entries
 from mmattn.layers.records import CrissCross, Record
 from mmattn.layers.tap import AttentionTap
 
@@ -26,7 +27,7 @@ class Captured:
 
     Attributes:
         name: Dotted place of the tap in the model.
-        mechanism: Class name of the module that owns the tap.
+        mechanism: Class name of the mechanism of the catalogue that the tap is in, else of the module that owns the tap.
         kind: One of :data:`mmattn.layers.tap.KINDS`.
         record: The factors, and the maps they stand for on demand.
         step: 0, 1, ... where one tap fires repeatedly within a forward of the model, as in a recurrence.
@@ -62,11 +63,20 @@ def capture(model: nn.Module) -> Iterator[list[Captured]]:
         stack.callback(handle.remove)
         for name, module in model.named_modules():
             if isinstance(module, AttentionTap):
-                owner = model.get_submodule(name.rpartition(".")[0])
-                listener = partial(note, name, type(owner).__name__, module.kind)
+                listener = partial(note, name, _mechanism(model, name), module.kind)
                 module.listeners.append(listener)
                 stack.callback(module.listeners.remove, listener)
         yield maps
+
+
+def _mechanism(model: nn.Module, name: str) -> str:
+    owner = model.get_submodule(name.rpartition(".")[0])
+    place, known = name, tuple(entry.cls for entry in entries())
+    while place:
+        place = place.rpartition(".")[0]
+        if isinstance(module := model.get_submodule(place), known):
+            return type(module).__name__
+    return type(owner).__name__
 
 
 def _detached(record: Record) -> Record:

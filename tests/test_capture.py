@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmattn.attention import AsymmetricNonLocal
 from mmattn.capture import capture, compose
 from mmattn.layers import AttentionTap
 from mmattn.layers.records import CrissCross, Gate, Pairwise
@@ -166,6 +167,13 @@ def test_a_tap_itself_can_be_watched() -> None:
     with capture(tap) as maps:
         tap(torch.ones(1, 1, 2, 2))
     assert (maps[0].name, maps[0].mechanism) == ("", "AttentionTap")
+
+
+def test_a_part_of_a_mechanism_has_the_mechanisms_name() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), AsymmetricNonLocal(8, key_channels=4))
+    with capture(model) as maps:
+        model(torch.randn(1, 3, 5, 6))
+    assert (maps[0].name, maps[0].mechanism) == ("1.stages.0.tap", "AsymmetricNonLocal")
 
 
 def test_a_model_without_attention_gives_nothing() -> None:

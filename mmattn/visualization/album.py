@@ -1,0 +1,103 @@
+"""A figure for each of many images."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mmattn.cli import UserError
+from mmattn.visualization.look import draw
+from mmattn.visualization.scene import Point
+
+DPI = 150
+
+
+def fill(model: nn.Module, images: Sequence[Path], folder: Path, points: Sequence[Point] = (), note: str = "") -> None:
+    """Draw every image into a folder, telling how far it is.
+
+    A file is called as its image, with ``_attention.png`` at its end; images of one name keep their folders. What is
+    written before something goes wrong stays.
+
+    Args:
+        model: As in :func:`mmattn.visualization.draw`.
+        images: The files.
+        folder: Made where it is missing.
+        points: Query pixels, the same for all images.
+        note: Small print in the heading.
+
+    Raises:
+        UserError: As ``draw``, or the folder cannot be written to.
+    """
+    begin = time.perf_counter()
+    for i, (image, target) in enumerate(zip(images, targets(images, folder), strict=True)):
+        figure = draw(model, image, points=points, note=note)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(target, dpi=DPI)
+        except OSError as error:
+            raise UserError(f"cannot write {target}: {error.strerror}; choose another --out-dir") from error
+        left = (time.perf_counter() - begin) / (i + 1) * (len(images) - i - 1)
+        print(f"[{i + 1}/{len(images)}] {target}" + f"  ({_minutes(left)} left)" * (i + 1 < len(images)), flush=True)
+
+
+def targets(images: Sequence[Path], folder: Path) -> list[Path]:
+    """Where the figure of each image goes."""
+    names = Counter(image.stem for image in images)
+    root = os.path.commonpath([image.absolute().parent for image in images])
+    found = []
+    for image in images:
+        inside = image.name if names[image.stem] == 1 else os.path.relpath(image.absolute(), root)
+        suffix = image.suffix if names[image.stem] > 1 else ""
+        found.append(folder / Path(inside).parent / f"{image.stem}{suffix.replace('.', '_')}_attention.png")
+    return found
+
+
+def prepare_folder(folder: Path) -> Path:
+    """The folder, made where it is missing.
+
+    Raises:
+        UserError: It cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}; choose another --out-dir") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to the folder {folder}; choose another --out-dir")
+    return folder
+
+
+def folder_of(config: Path, checkpoint: str) -> Path:
+    """Where figures go when nobody says: beside a checkpoint file, else into a work directory of the config's name."""
+    return (Path(checkpoint).parent if Path(checkpoint).is_file() else Path("work_dirs", config.stem)) / "visualize"
+
+
+def config_of(config: Path, checkpoint: str) -> Path:
+    """The config that the checkpoint was trained with, which training leaves beside it under the config's name."""
+    beside = Path(checkpoint).parent / config.name
+    if not Path(checkpoint).is_file() or not beside.is_file() or not config.is_file() or beside.samefile(config):
+        return config
+    print(f"using {beside}, the config that the checkpoint was trained with, instead of {config}")
+    return beside
+
+
+def device_of(name: str | None) -> str:
+    """The device called so; without a name a GPU where there is one.
+
+    Raises:
+        UserError: There is no such device here.
+    """
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: {str(error).partition(chr(10))[0]}") from error
+    return name
+
+
+def _minutes(seconds: float) -> str:
+    return f"{round(seconds) // 60}:{round(seconds) % 60:02d}"

@@ -1,0 +1,295 @@
+"""Views painted: one figure, laid out in inches so that every image size and shape gets a tidy page."""
+
+from collections.abc import Callable, Sequence
+
+import cv2
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.textpath import TextPath
+
+from mmattn.datasets.labels import IGNORE
+from mmattn.visualization.scene import Point, Scene
+from mmattn.visualization.views import Bars, Matrix, Overlay, View
+
+WIDTH, MARGIN, GAP = 12.0, 0.35, 0.14  # inches, as all lengths here
+TALLEST, FLATTEST, NARROWEST = 4.5, 0.8, 2.4  # of a panel; the last with its caption
+CAPTION, HEADING, SPACE = 0.26, 0.5, 0.34  # line over a panel, lines over a view, space before a view
+INK, MUTED, LINE, FILL = "#1c1c1e", "#6e6e73", "#c7c7cc", "#8b4a8f"
+UNLABELLED = (235, 235, 235)
+CLASSES = 35  # named in the legend
+CLIP = 99.5  # percentile of the positive values at which the colours end
+STYLE = {"font.family": "DejaVu Sans", "text.color": INK, "axes.edgecolor": LINE, "axes.linewidth": 0.6}
+
+
+def paint(scene: Scene, points: Sequence[Point], views: Sequence[View], title: str = "", note: str = "") -> Figure:
+    """A figure of a scene: input with the points marked, prediction, ground truth, and below them every view.
+
+    Cells of the maps are drawn as they are, unsmoothed. Colours end at the 99.5th percentile of a view, and the bar
+    says so. The figure is none of pyplot's: nothing has to be closed.
+
+    Args:
+        scene: The image and what the model made of it.
+        points: Query pixels, in the order of the views' queries.
+        views: What to show of the attention.
+        title: Heading.
+        note: Small print beside it.
+    """
+    with matplotlib.rc_context(STYLE):
+        page = _Page(scene, points)
+        page.heading(title, note)
+        page.images(marked=any(isinstance(p, Overlay) and p.point is not None for view in views for p in view.panels))
+        page.legend()
+        for view in views:
+            page.view(view)
+        return page.finish()
+
+
+class _Page:
+    """Counts inches downwards while things are put on it; they are painted once its height is known."""
+
+    def __init__(self, scene: Scene, points: Sequence[Point]) -> None:
+        self.scene, self.points = scene, points
+        self.height, self.width = scene.image.shape[:2]
+        self.grey = _grey(scene.image)
+        self.top = 0.25
+        self.figure = Figure(facecolor="white")
+        FigureCanvasAgg(self.figure)
+        self.todo: list[Callable[[float], object]] = []
+
+    def finish(self) -> Figure:
+        height = self.top + MARGIN
+        self.figure.set_size_inches(WIDTH, height)
+        for task in self.todo:
+            task(height)
+        return self.figure
+
+    def text(self, left: float, down: float, text: str, **style: object) -> None:
+        y, style = self.top + down, {"va": "center_baseline", "ha": "left", "size": 9, **style}
+        self.todo.append(lambda page: self.figure.text(left / WIDTH, 1 - y / page, text, **style))
+
+    def axes(self, left: float, down: float, width: float, height: float, draw: Callable[[Axes], object]) -> None:
+        y = self.top + down + height
+        box = (left / WIDTH, width / WIDTH)
+        self.todo.append(lambda page: draw(self.figure.add_axes((box[0], 1 - y / page, box[1], height / page))))
+
+    def rule(self) -> None:
+        y, ends = self.top, [MARGIN / WIDTH, 1 - MARGIN / WIDTH]
+        self.todo.append(lambda page: self.figure.add_artist(Line2D(ends, [1 - y / page] * 2, color=LINE, lw=0.6)))
+
+    # what is on it, from top to bottom
+
+    def heading(self, title: str, note: str) -> None:
+        if title or note:
+            self.text(MARGIN, 0.1, title, size=14, weight="bold")
+            self.text(WIDTH - MARGIN, 0.1, note, color=MUTED, ha="right")
+            self.top += 0.32
+
+    def images(self, marked: bool) -> None:
+        scene, colours = self.scene, self.scene.palette.colours
+        panels: list[tuple[str, np.ndarray]] = [
+            (f"input, {self.width} x {self.height}", scene.image),
+            ("prediction", _coloured(scene.prediction, colours)),
+        ]
+        if scene.label is not None:
+            panels.append(("ground truth", _coloured(scene.label, colours)))
+        columns, pitch, width, height = self.columns(len(panels))
+        for i, (caption, image) in enumerate(panels):
+            left = MARGIN + i % columns * pitch
+            self.text(left, CAPTION / 2, caption)
+            self.axes(left, CAPTION, width, height, lambda ax, image=image: self.picture(ax, image))
+            if i == 0 and marked:
+                self.axes(left, CAPTION, width, height, self.marks)
+            if (i + 1) % columns == 0 or i + 1 == len(panels):
+                self.top += CAPTION + height
+
+    def legend(self) -> None:
+        """The classes that occur, the most frequent first."""
+        scene, names = self.scene, self.scene.palette.classes
+        seen = scene.prediction if scene.label is None else np.stack([scene.prediction, scene.label])
+        counts = np.bincount(seen.ravel(), minlength=IGNORE + 1)
+        order = [c for c in np.argsort(-counts, kind="stable").tolist() if counts[c] and c < len(names)]
+        entries = [(scene.palette.colours[c], names[c]) for c in order[:CLASSES]]
+        if counts[IGNORE] and len(names) <= IGNORE:
+            entries.append((UNLABELLED, "unlabelled"))
+        if len(order) > CLASSES:
+            entries.append(((255, 255, 255), f"and {len(order) - CLASSES} more"))
+        left, self.top = MARGIN, self.top + 0.12
+        for colour, name in entries:
+            width = 0.21 + TextPath((0, 0), name, size=8.5).get_extents().width / 72 + 0.2
+            if left > MARGIN and left + width > WIDTH - MARGIN:
+                left, self.top = MARGIN, self.top + 0.21
+            self.axes(left, 0.03, 0.14, 0.14, lambda ax, colour=colour: _swatch(ax, colour))
+            self.text(left + 0.21, 0.1, name, size=8.5)
+            left += width
+        self.top += 0.2
+
+    def view(self, view: View) -> None:
+        self.top += SPACE / 2
+        self.rule()
+        self.top += SPACE / 2
+        self.text(MARGIN, 0.08, view.title, size=11.5, weight="bold")
+        self.text(MARGIN, 0.31, f"{view.note}  ·  {view.place}", color=MUTED)
+        coloured = [panel for panel in view.panels if not isinstance(panel, Bars)]
+        bars = [panel for panel in view.panels if isinstance(panel, Bars)]
+        scale = _scale([panel.values for panel in coloured], view.unit)
+        if coloured:
+            self.colour_bar(scale, max(float(panel.values.max()) for panel in coloured), view.unit)
+        self.top += HEADING
+        if not bars:
+            self.overlays(coloured, scale)
+            return
+        left, height = MARGIN, 1.3
+        for panel in coloured:  # one, with its bars beside it
+            if isinstance(panel, Matrix):
+                width = height = 3.0
+                left += 0.25
+                draw = lambda ax, p=panel: _matrix(ax, p, scale)  # noqa: E731
+            else:
+                _, _, width, height = self.columns(2)
+                draw = lambda ax, p=panel: self.overlay(ax, p, scale)  # noqa: E731
+            self.axes(left, 0.1, width, height, draw)
+            left += width + 0.2
+        for panel in bars:
+            left, tall = left + 0.4, max(height, 1.3)
+            self.axes(left, 0.1, WIDTH - MARGIN - left, tall, lambda ax, p=panel: _bars(ax, p))
+            height = tall
+        self.top += 0.1 + height + 0.4
+
+    def overlays(self, panels: Sequence[Overlay], scale: ScalarMappable) -> None:
+        columns, pitch, width, height = self.columns(max(2, len(panels)))
+        for i, panel in enumerate(panels):
+            left = text = MARGIN + i % columns * pitch
+            if panel.point is not None:
+                badge = {"boxstyle": "circle,pad=0.2", "fc": "white", "ec": INK, "lw": 0.8}
+                self.text(
+                    left + 0.09, CAPTION / 2, str(panel.point + 1), size=7, weight="bold", ha="center", bbox=badge
+                )
+                text += 0.26
+            self.text(text, CAPTION / 2, panel.caption)
+            self.axes(left, CAPTION, width, height, lambda ax, p=panel: self.overlay(ax, p, scale))
+            if (i + 1) % columns == 0 or i + 1 == len(panels):
+                self.top += CAPTION + height + (GAP if i + 1 < len(panels) else 0)
+
+    def columns(self, count: int) -> tuple[int, float, float, float]:
+        """How many panels of the image's shape stand beside each other, their pitch, width and height."""
+        ratio, room = self.height / self.width, WIDTH - 2 * MARGIN + GAP
+        columns = min(count, 4)
+        while columns > 1 and (room / columns - GAP) * ratio < FLATTEST:
+            columns -= 1
+        width = min(room / columns - GAP, TALLEST / ratio)
+        pitch = min(room / columns, max(width + GAP, NARROWEST))
+        return columns, pitch, max(width, 0.05), max(width * ratio, 0.05)
+
+    def colour_bar(self, scale: ScalarMappable, largest: float, unit: str) -> None:
+        low, high = scale.get_clim()
+        clipped = largest > high * 1.005
+
+        def draw(ax: Axes) -> None:
+            ax.imshow(scale.to_rgba(np.linspace(low, high, 256)[None]), aspect="auto", extent=(low, high, 0, 1))
+            names = [_number(low), _number((low + high) / 2), "≥ " * clipped + _number(high)]
+            ax.set_xticks([low, (low + high) / 2, high], names)
+            ax.set_yticks([])
+            _quiet(ax)
+            for label, side in zip(ax.get_xticklabels(), ("left", "center", "right"), strict=True):
+                label.set_ha(side)
+
+        left = WIDTH - MARGIN - 2.2
+        self.axes(left, 0.05, 2.2, 0.1, draw)
+        self.text(left - 0.1, 0.1, unit + f", at most {_number(largest)}" * clipped, size=8, color=MUTED, ha="right")
+
+    # what is in a panel
+
+    def picture(self, ax: Axes, image: np.ndarray) -> None:
+        ax.imshow(image, extent=(0, self.width, self.height, 0), aspect="auto")
+        self.frame(ax)
+
+    def frame(self, ax: Axes) -> None:
+        ax.set(xlim=(0, self.width), ylim=(self.height, 0), xticks=[], yticks=[])
+
+    def marks(self, ax: Axes) -> None:
+        ax.patch.set_alpha(0)
+        self.frame(ax)
+        for i, (x, y) in enumerate(self.points):
+            at = (x + 0.5, y + 0.5)
+            ax.plot(*at, "o", ms=11, mfc="white", mec=INK, mew=0.9, clip_on=False)
+            ax.text(*at, str(i + 1), ha="center", va="center_baseline", size=7.5, weight="bold")
+
+    def overlay(self, ax: Axes, panel: Overlay, scale: ScalarMappable) -> None:
+        self.picture(ax, self.grey)
+        colours = scale.to_rgba(panel.values)  # (h, w, 4)
+        strength = np.abs(np.clip(scale.norm(panel.values), 0, 1) - scale.norm(0) * (scale.get_clim()[0] < 0))
+        colours[..., 3] = 0.25 + 0.7 * np.sqrt(strength / strength.max().clip(1e-9))
+        extent = (0, self.width * self.scene.reach[1], self.height * self.scene.reach[0], 0)
+        ax.imshow(colours, extent=extent, aspect="auto", interpolation="nearest")
+        self.frame(ax)
+        if panel.point is not None:
+            x, y = self.points[panel.point]
+            for colour, line in (("black", 2.8), ("white", 1.3)):
+                ax.plot(x + 0.5, y + 0.5, "o", ms=8, mfc="none", mec=colour, mew=line, clip_on=False)
+
+
+def _bars(ax: Axes, panel: Bars) -> None:
+    order = np.argsort(-panel.values, kind="stable")
+    values, mean = panel.values[order], panel.values.mean()
+    ax.fill_between(np.arange(len(values) + 1), np.append(values, values[-1]), step="post", color=FILL, lw=0)
+    ax.axhline(mean, color=INK, lw=0.8, ls=(0, (4, 3)))
+    ax.set_xlim(0, len(values))
+    ax.set_ylim(min(0, values[-1]), max(values[0] * 1.05, 1.0))
+    ax.spines[["top", "right"]].set_visible(False)
+    most = f", most in {', '.join(map(str, order[:3]))}" if panel.counted == "channels" else ""
+    label = f"{len(values)} {panel.counted}, sorted{most}; {_number(values[-1])} to {_number(values[0])}"
+    ax.set_xlabel(f"{label}, mean {_number(mean)} (dashed)", size=8, color=MUTED)
+    ax.set_ylabel(panel.label, size=8, color=MUTED)
+    _quiet(ax)
+
+
+def _matrix(ax: Axes, panel: Matrix, scale: ScalarMappable) -> None:
+    ax.imshow(panel.values, cmap=scale.cmap, norm=scale.norm, aspect="auto")
+    ax.set(xticks=[], yticks=[])
+    ax.set_xlabel(f"from each of {len(panel.values)} channels", size=8, color=MUTED)
+    ax.set_ylabel("to each", size=8, color=MUTED)
+
+
+def _swatch(ax: Axes, colour: tuple[int, int, int]) -> None:
+    ax.add_patch(Rectangle((0, 0), 1, 1, color=np.array(colour) / 255))
+    ax.axis("off")
+
+
+def _quiet(ax: Axes) -> None:
+    ax.tick_params(length=2, width=0.6, pad=1.5, color=LINE, labelcolor=MUTED, labelsize=7.5)
+
+
+def _scale(maps: Sequence[np.ndarray], unit: str) -> ScalarMappable:
+    """Colours for the maps of a view: from 0, from the least of a gate, or on both sides of 0."""
+    values = np.concatenate([values.ravel() for values in maps] or [np.zeros(1)])
+    if values.min() < 0:
+        end = float(np.percentile(np.abs(values), CLIP))
+        return ScalarMappable(Normalize(-end, end), "RdBu_r")
+    low = float(values.min()) if unit == "gate" else 0.0
+    high = float(np.percentile(values[values > 0], CLIP)) if (values > 0).any() else 0.0
+    return ScalarMappable(Normalize(low, max(high, low + 1e-6)), "inferno")
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    """The image to lay maps over, (h, w, 3): grey, its contrast stretched, so that dark scenes can be made out."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    low, high = np.percentile(grey, (1, 99))
+    grey = 30 + 200 * np.clip((grey - low) / max(high - low, 1), 0, 1)
+    return np.repeat(grey[..., None].astype(np.uint8), 3, axis=2)
+
+
+def _coloured(classes: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    table = np.full((IGNORE + 1, 3), UNLABELLED, np.uint8)
+    table[: len(colours)] = colours[: IGNORE + 1]
+    return table[classes]
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"

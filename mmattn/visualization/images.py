@@ -1,0 +1,77 @@
+"""Finding and reading the images to show."""
+
+import glob
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mmattn.cli import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def find_images(patterns: Iterable[str]) -> list[Path]:
+    """The image files that files, folders and globs stand for, each once, in order.
+
+    Raises:
+        UserError: Something does not exist, or a folder or pattern has no image.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_dir():
+            files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+            missing = f"{path} has no image: none of its files ends in {', '.join(SUFFIXES)}"
+        elif path.exists():
+            files = [path]
+        else:
+            files = [Path(f) for f in sorted(glob.glob(pattern, recursive=True)) if Path(f).is_file()]
+            missing = f"no image at {pattern}: give files, folders or patterns"
+        if not files:
+            raise UserError(missing)
+        found.update(dict.fromkeys(files))
+    return list(found)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image as (h, w, 3) uint8, red green blue; grey, 16-bit and transparent ones are brought to that.
+
+    Raises:
+        UserError: The file is not there or is not an image.
+    """
+    return np.ascontiguousarray(_decode(path, cv2.IMREAD_COLOR)[..., ::-1])
+
+
+def read_label(path: Path) -> np.ndarray:
+    """A label image as (h, w) uint8.
+
+    Raises:
+        UserError: The file is not there, is not an image or has several channels.
+    """
+    label = _decode(path, cv2.IMREAD_UNCHANGED)
+    if label.ndim != 2 or label.dtype != np.uint8:
+        raise UserError(f"{path} is no label image: it should have one 8-bit channel, not {label.shape} {label.dtype}")
+    return label
+
+
+def find_label(image: Path) -> Path | None:
+    """The train ids beside an image that has a Cityscapes name, where they exist."""
+    if not image.stem.endswith("_leftImg8bit"):
+        return None
+    name = image.stem.removesuffix("_leftImg8bit") + "_gtFine_labelTrainIds.png"
+    folders = [part if part != "leftImg8bit" else "gtFine" for part in image.absolute().parent.parts]
+    path = Path(*folders, name)
+    return path if path.is_file() else None
+
+
+def _decode(path: Path, mode: int) -> np.ndarray:
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    image = cv2.imdecode(data, mode) if data.size else None
+    if image is None:
+        raise UserError(f"{path} is not an image that OpenCV can read: damaged, cut short, or of another type")
+    return image

@@ -1,0 +1,122 @@
+"""Run a segmentor on an image and draw what it saw."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from mmengine.dataset import Compose
+from mmengine.registry import DefaultScope
+from torch import nn
+
+from mmattn.capture import capture
+from mmattn.cli import UserError
+from mmattn.datasets.labels import IGNORE
+from mmattn.engine.config import clear_registry_errors, datasets
+from mmattn.evaluation.palettes import CITYSCAPES, Palette
+from mmattn.visualization.figure import paint
+from mmattn.visualization.images import find_label, read_image, read_label
+from mmattn.visualization.scene import Point, Scene, spread_points
+from mmattn.visualization.views import views
+
+
+def draw(model: nn.Module, image: str | Path | np.ndarray, *, points: Sequence[Point] = (), note: str = "") -> Figure:
+    """One figure of an image: input, prediction, ground truth where there is one, and the attention of the model.
+
+    Args:
+        model: A segmentor with its config in ``model.cfg``, as :func:`mmattn.engine.config.build_model` and mmseg's
+            ``init_model`` return it.
+        image: A file, or (h, w, 3) uint8, red green blue. Beside a file with a Cityscapes name the ground truth is
+            looked for, if the model knows the classes of Cityscapes.
+        points: Query pixels (x, y) of the image; by default three of :func:`spread_points`.
+        note: Small print in the heading.
+
+    Returns:
+        The figure; ``savefig`` writes it.
+
+    Raises:
+        UserError: The image cannot be read, a point is outside it, or the model has no attention to show.
+    """
+    path = None if isinstance(image, np.ndarray) else Path(image)
+    pixels = image if path is None else read_image(path)
+    (height, width), name = pixels.shape[:2], path or "the image"
+    for x, y in points:
+        if not (0 <= x < width and 0 <= y < height):
+            raise UserError(f"point {x},{y} is outside {name}: x goes from 0 to {width - 1}, y from 0 to {height - 1}")
+    palette = _palette(model)
+    beside = find_label(path) if path and palette.classes == CITYSCAPES.classes else None
+    scene = look(model, pixels, label=_checked(beside, pixels, palette) if beside else None)
+    if not scene.maps:
+        raise UserError(
+            "this model has no attention to show; add a decode head or a plugin of mmattn, as in configs/ccnet_r50.py"
+        )
+    points = list(points) or spread_points(scene.prediction)
+    shown = views(scene.maps, scene.queries(points), palette.classes)
+    return paint(scene, points, shown, path.name if path else "", note)
+
+
+def look(model: nn.Module, image: np.ndarray, label: np.ndarray | None = None) -> Scene:
+    """Run a segmentor on one image through the test pipeline of its config, and watch.
+
+    A model that slides a window over its input is given all of it at once: windows have no map in common.
+
+    Args:
+        model: As in :func:`draw`.
+        image: (h, w, 3) uint8, red green blue.
+        label: Ground truth (h, w) to go with it.
+    """
+    with torch.no_grad(), _whole(model), DefaultScope.overwrite_default_scope("mmattn"):
+        with clear_registry_errors(model.cfg):
+            pipeline = Compose(_pipeline(model.cfg))
+        packed = pipeline({"img": np.ascontiguousarray(image[..., ::-1])})
+        batch = {key: [packed[key]] for key in ("inputs", "data_samples")}
+        batch = model.data_preprocessor(batch, False)
+        with capture(model) as maps:
+            (result,) = model(**batch, mode="predict")
+    resized, padded = batch["data_samples"][0].img_shape, batch["inputs"].shape[2:]
+    prediction = result.pred_sem_seg.data[0].cpu().numpy()
+    return Scene(image, prediction, label, _palette(model), maps, (padded[0] / resized[0], padded[1] / resized[1]))
+
+
+@contextmanager
+def _whole(model: nn.Module) -> Iterator[None]:
+    mode = model.test_cfg.get("mode", "whole")
+    model.test_cfg["mode"] = "whole"
+    try:
+        yield
+    finally:
+        model.test_cfg["mode"] = mode
+
+
+def _pipeline(cfg: Any) -> list[dict]:
+    """The test pipeline of a config, for an image in memory and without labels."""
+    steps = next((dataset.pipeline for _, dataset in datasets(cfg, "test_dataloader")), cfg.get("test_pipeline"))
+    if not steps:
+        raise UserError("the config has no test pipeline; give test_dataloader or test_pipeline")
+    steps = [dict(step) for step in steps if not str(step["type"]).endswith("LoadAnnotations")]
+    return [steps[0] | {"type": "LoadImageFromNDArray"}, *steps[1:]]
+
+
+def _palette(model: nn.Module) -> Palette:
+    """Names and colours of the classes; where the model knows none, numbers and colours of different hue."""
+    meta = getattr(model, "dataset_meta", None) or {}
+    classes, colours = tuple(meta.get("classes") or ()), tuple(map(tuple, meta.get("palette") or ()))
+    classes += tuple(f"class {i}" for i in range(len(classes), max(2, model.num_classes)))
+    hues = np.array([[(i * 111 % 180, 150, 210) for i in range(len(classes))]], np.uint8)
+    colours += tuple(map(tuple, cv2.cvtColor(hues, cv2.COLOR_HSV2RGB)[0].tolist()))[len(colours) :]
+    return Palette("", classes, colours)
+
+
+def _checked(path: Path, image: np.ndarray, palette: Palette) -> np.ndarray:
+    label = read_label(path)
+    (h, w), size = label.shape, image.shape[:2]
+    if (h, w) != size:
+        raise UserError(f"{path} is {w} x {h} pixels, its image {size[1]} x {size[0]}")
+    unknown = np.setdiff1d(label, [*range(len(palette.classes)), IGNORE])
+    if len(unknown):
+        raise UserError(f"{path} has the value {unknown[0]}; there are {len(palette.classes)} classes, and {IGNORE}")
+    return label
