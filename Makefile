@@ -1,5 +1,5 @@
 # Two commands are enough, and each does all of its own set-up:
-#   make demo   train CCNet on the built-in sample, evaluate it, draw its attention
+#   make demo   train CCNet on the built-in sample, test it, draw what it attends to
 #   make test   run the test suite
 # Another Python:          make demo PYTHON=python3.12
 # Another index for torch: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -10,13 +10,20 @@ TORCH_INDEX ?=
 
 RUN := $(VENV)/bin/python
 READY := $(VENV)/ready
-CONFIG := configs/ccnet_r50.py
-WORK_DIR := work_dirs/ccnet_r50_sample
+DEMO := work_dirs/ccnet_r50_sample
 
 .PHONY: demo test slow check
 
 demo: $(READY)
-	$(RUN) tools/train.py $(CONFIG)
+	@if [ -e data/cityscapes ]; then \
+	  echo "make demo trains on the built-in sample, and data/cityscapes is there: python tools/train.py configs/ccnet_r50.py trains on it" >&2; exit 2; fi
+	$(RUN) tools/train.py configs/ccnet_r50.py
+	$(RUN) tools/test.py $(DEMO)/ccnet_r50.py $$(cat $(DEMO)/last_checkpoint)
+	$(RUN) tools/visualize.py $(DEMO)/ccnet_r50.py $$(cat $(DEMO)/last_checkpoint) --out-dir $(DEMO)/attention \
+	  $$(find data/sample/leftImg8bit/val -name '*.png' | sort | awk 'NR % 8 == 1')
+	@$(RUN) -c "import glob, json; \
+	  print('\nmIoU %.2f' % json.load(open(max(glob.glob('$(DEMO)/*/metrics.json'))))['scores']['mIoU']); \
+	  print(*sorted(glob.glob('$(DEMO)/attention/*.png')), sep='\n')"
 
 test: $(READY)
 	$(RUN) -m pytest
@@ -29,10 +36,12 @@ check: $(READY)
 
 $(READY): setup.py constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))" || { \
-	  echo "mmattn needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
-	@$(PYTHON) -c "import ensurepip, venv" || { \
-	  echo "$(PYTHON) cannot make a virtual environment. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+	  echo "mmattn needs Python 3.11, 3.12 or 3.13; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name one: make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c "import ensurepip, venv" 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments. On Debian or Ubuntu: apt-get install python3-venv" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
 	  --constraint constraints.txt --editable ".[mmseg,test]"
+	@$(RUN) -c "import cv2" 2>/dev/null || { echo "OpenCV's desktop build does not load here: taking the headless one"; \
+	  $(RUN) -m pip install --disable-pip-version-check --force-reinstall --no-deps --constraint constraints.txt opencv-python-headless; }
 	@touch $@
