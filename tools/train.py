@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not outcome.main:
         return
     if outcome.metrics:
-        print("\n" + ", ".join(f"{key} {value:.2f}" for key, value in sorted(outcome.metrics.items(), reverse=True)))
+        print("\n" + ", ".join(f"{key} {value:.2f} %" for key, value in sorted(outcome.metrics.items(), reverse=True)))
     if outcome.checkpoint:
         print(f"checkpoint: {outcome.checkpoint}")
         print(f"test it:    python tools/test.py {outcome.config} {outcome.checkpoint}")

@@ -19,7 +19,8 @@ import mmattn.registry
 from mmattn.cli import UserError
 from mmattn.engine import weights
 
-BASE = Path(__file__).parents[2] / "configs" / "_base_"
+# of the repository that this file is in, or, when mmattn was installed out of it, of the one that the tools run in
+BASES = (Path(__file__).parents[2] / "configs" / "_base_", Path("configs", "_base_"))
 # what an option may put in the place of a value of the config
 EXPECTED = (
     (bool, bool | int, "True or False"),
@@ -48,15 +49,71 @@ def load_config(
     Raises:
         UserError: A file is missing or does not load, or an option does not fit the config.
     """
-    cfg = _read(Path(path))
-    for name in base:
-        _lay_over(cfg, _read(base_file(name)))
+    cfg = read(path)
     cfg.setdefault("default_scope", "mmattn")
-    options = options if isinstance(options, Mapping) else parse_options(options or ())
+    for name in base:
+        lay_over(cfg, read(base_file(name)))
+    settle(cfg, options if isinstance(options, Mapping) else parse_options(options or ()))
+    return cfg
+
+
+def settle(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Let the options of the command line win, then spread what is stated once: classes, crop, length of the schedule.
+
+    Raises:
+        UserError: An option does not fit the config.
+    """
     _apply(cfg, options)
     spread_classes(cfg)
     _spread_crop(cfg)
-    return cfg
+
+
+def read(path: str | Path) -> Config:
+    """A config file and its ``_base_`` files, as they are.
+
+    Raises:
+        UserError: It is missing, or does not load.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.stem, [p.stem for p in path.parent.glob("*.py")], n=1)
+        hint = f"; did you mean {path.with_name(near[0] + '.py')}?" if near else ""
+        raise UserError(f"there is no config file {path}{hint}")
+    try:
+        return Config.fromfile(path)
+    except Exception as error:  # the file is the user's program: whatever it raises is a mistake in it
+        raise UserError(f"{path} does not load: {type(error).__name__}: {error}") from error
+
+
+def base_file(name: str | Path) -> Path:
+    """A base file by its path, or by its name in ``configs/_base_``.
+
+    Raises:
+        UserError: It is neither.
+    """
+    known = {path.stem: path for base in reversed(BASES) for path in base.glob("*.py")}
+    if str(name) in known:
+        return known[str(name)]
+    if not Path(name).is_file():
+        raise UserError(f"--base {name}: neither a file nor one of {', '.join(sorted(known))}")
+    return Path(name)
+
+
+def lay_over(cfg: Config, other: Config) -> None:
+    """Merge ``other.model`` into the config's, and put every other key of ``other`` in the place of the config's."""
+    for key, value in other.items():
+        if key != "model":
+            cfg[key] = value
+    if "train_dataloader" in other:
+        for _, node in walk(cfg.get("model")):  # the padding belonged to the data that went
+            if str(node.get("type")).endswith("DataPreProcessor"):
+                node.pop("size", None)
+    if "model" in other:
+        cfg.merge_from_dict({"model": other.model})
+        if "backbone" in other.model:
+            init_default_scope(cfg.default_scope)
+            with clear_registry_errors(cfg):
+                fit_heads(cfg.model)
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -219,8 +276,8 @@ def without_pretrained(cfg: Config) -> None:
 def clear_registry_errors(cfg: Config) -> Iterator[None]:
     """Turn what a wrong config makes the builders raise into one clear message.
 
-    That is an unknown ``type``, an argument that the named class does not take or lacks, and a
-    :class:`~mmattn.cli.UserError` that comes wrapped out of a data loader's worker. Every other error passes through.
+    That is an unknown ``type``, arguments that the named class refuses, and a :class:`~mmattn.cli.UserError` that comes
+    wrapped out of a data loader's worker. Every other error passes through.
 
     Raises:
         UserError: Naming the key, and the nearest names that exist.
@@ -232,11 +289,11 @@ def clear_registry_errors(cfg: Config) -> Iterator[None]:
         if unknown is None:
             raise
         raise UserError(_unknown_type(cfg, *unknown.groups())) from error
-    except TypeError as error:
-        message = _wrong_argument(cfg, error)
-        if message is None:
+    except (TypeError, ValueError, AssertionError) as error:
+        refused = _refused_arguments(cfg, error)
+        if refused is None:
             raise
-        raise UserError(message) from error
+        raise UserError(refused) from error
     except UserError as error:
         text = str(error)
         if "in DataLoader worker" not in text:
@@ -258,18 +315,17 @@ def _unknown_type(cfg: Config, name: str, kind: str) -> str:
     return f"{key}: there is no {kind} {name!r}; {hint}"
 
 
-def _wrong_argument(cfg: Config, error: TypeError) -> str | None:
-    calls = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
-    pattern = r"(?:(\w+)\.)?__init__\(\) (got an unexpected keyword|missing \d+ required)[^']*'(\w+)'"
-    told = re.search(pattern, str(error))
-    if told is None or not any(call.startswith("build") for call in calls):
+def _refused_arguments(cfg: Config, error: Exception) -> str | None:
+    """What to say when a class refuses its arguments; None when the error is another, such as a mistake of ours."""
+    calls = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    builders = [frame for frame in calls if frame.f_code.co_name == "build_from_cfg"]
+    if not builders or calls[-1].f_code.co_name not in ("__init__", "build_from_cfg"):
         return None
-    cls, problem, argument = told.groups()
-    if problem.startswith("missing"):
-        return f"{_key(cfg, 'type', cls)}: {cls} needs the argument {argument!r}"
-    if key := _key(cfg, argument):
-        return f"{key}: {cls} takes no argument {argument!r}"
-    return None  # the argument is not the config's but a caller's: a mistake of ours
+    if isinstance(error, TypeError) and "argument" not in str(error):
+        return None
+    name = getattr(builders[-1].f_locals.get("obj_cls"), "__name__", "")
+    key = _key(cfg, "type", name).rpartition(".type")[0]
+    return f"{key or 'config'}: {name} refuses its arguments: {error}"
 
 
 def _key(cfg: Config, key: str, value: Any = None) -> str:
@@ -278,44 +334,6 @@ def _key(cfg: Config, key: str, value: Any = None) -> str:
         if key in node and (value is None or str(node[key]).rpartition(".")[2] == str(value).rpartition(".")[2]):
             return f"{path}.{key}".lstrip(".")
     return "" if value is None else key
-
-
-def _read(path: Path) -> Config:
-    if not path.is_file():
-        near = difflib.get_close_matches(path.stem, [p.stem for p in path.parent.glob("*.py")], n=1)
-        hint = f"; did you mean {path.with_name(near[0] + '.py')}?" if near else ""
-        raise UserError(f"there is no config file {path}{hint}")
-    try:
-        return Config.fromfile(path)
-    except UserError:
-        raise
-    except Exception as error:  # the file is the user's program: whatever it raises is its mistake
-        raise UserError(f"{path} does not load: {type(error).__name__}: {error}") from error
-
-
-def base_file(name: str | Path) -> Path:
-    path = Path(name)
-    if path.suffix or path.exists():
-        return path
-    if not (BASE / f"{name}.py").is_file():
-        known = sorted(p.stem for p in BASE.glob("*.py"))
-        raise UserError(f"--base {name}: neither a file nor one of {', '.join(known)} in {BASE}")
-    return BASE / f"{name}.py"
-
-
-def _lay_over(cfg: Config, other: Config) -> None:
-    for key, value in other.items():
-        if key != "model":
-            cfg[key] = value
-    if "train_dataloader" in other:
-        for _, node in walk(cfg.get("model"), "model"):  # the padding belongs to the data that went
-            if str(node.get("type")).endswith("DataPreProcessor"):
-                node.pop("size", None)
-    if "model" in other:
-        cfg.merge_from_dict({"model": other.model})
-        if "backbone" in other.model:
-            init_default_scope(cfg.get("default_scope", "mmattn"))
-            fit_heads(cfg.model)
 
 
 def _apply(cfg: Config, options: Mapping[str, Any]) -> None:
@@ -337,15 +355,22 @@ def _apply(cfg: Config, options: Mapping[str, Any]) -> None:
                 if key == "data_root" and "data_root" in node:
                     node["data_root"] = value
                 elif key == "crop_size" and str(node.get("type")).endswith("RandomCrop"):
-                    node["crop_size"] = value
+                    node["crop_size"] = _pair(value)
         if key == "crop_size" and "model" in cfg:
             for _, node in walk(cfg.model):
                 if "size" in node and str(node.get("type")).endswith("DataPreProcessor"):
-                    node["size"] = value
+                    node["size"] = _pair(value)
     if "train_cfg.max_iters" in options:
         for _, node in walk(cfg.get("param_scheduler")):
-            if node.get("end") == iters and "param_scheduler" not in " ".join(options):
+            if node.get("end") == iters and not any(key.startswith("param_scheduler") for key in options):
                 node["end"] = cfg.train_cfg.max_iters
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    pair = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+        raise UserError(f"--cfg-options crop_size={size}: expected height,width, such as 512,1024")
+    return pair
 
 
 def _compare_types(cfg: Config, key: str, value: Any) -> None:

@@ -15,7 +15,6 @@ from mmattn.cli import UserError
 from mmattn.datasets import sample
 from mmattn.engine import config, datacheck, weights
 
-SAMPLE = Path("data/sample")
 BANNER = f"""{"=" * 78}
 There is nothing at {datacheck.CITYSCAPES}, so this trains on the built-in sample: drawn street scenes,
 Cityscapes' 19 classes, a short schedule, from scratch, with a smaller backbone and the full decode head.
@@ -79,10 +78,10 @@ def prepare(
         if not cfg.get(key):
             raise UserError(f"{path} has no {key}: it is no config to train with")
     data_chosen = any("data_root" in key or "dataset" in key for key in options)
-    data_chosen |= any("train_dataloader" in config.load_config(config.base_file(name)) for name in base)
+    data_chosen |= any("train_dataloader" in config.read(config.base_file(name)) for name in base)
     on_sample = launcher == "none" and not data_chosen and datacheck.nothing_configured(cfg)
     stem = cfg.get("work_dir") or f"work_dirs/{Path(path).stem}"
-    cfg.work_dir = work_dir or f"{stem}_sample" * on_sample or stem
+    cfg.work_dir = work_dir or (f"{stem}_sample" if on_sample else stem)
     if on_sample:
         use_sample(cfg, options)
     else:
@@ -99,9 +98,36 @@ def prepare(
 
 
 def use_sample(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Turn a config to the built-in sample: its data, its schedule, a small backbone. The heads stay as they are."""
+    """Turn a config to the built-in sample: its data, its schedule, a smaller backbone. The heads stay as they are.
+
+    Args:
+        cfg: Changed in place.
+        options: The user's; they win over the sample's settings.
+    """
     print(BANNER, flush=True)
-    sample.ensure(SAMPLE)
+    base = config.read(config.base_file("sample"))
+    sample.ensure(Path(base.data_root))
+    small, weight = base.pop("small_backbones"), base.pop("class_weight")
+    config.lay_over(cfg, base)
+    if not any(key.startswith("model.backbone") for key in options):
+        _shrink(cfg, small)
+    for head in config.heads(cfg.model):
+        for _, loss in config.walk(head.get("loss_decode")):
+            if str(loss.get("type")).endswith("CrossEntropyLoss"):
+                loss.setdefault("class_weight", weight)
+    config.settle(cfg, options)
+
+
+def _shrink(cfg: Config, small: Mapping[str, Mapping]) -> None:
+    """Give the backbone of a known family its small settings, and the heads the channels that it then has."""
+    backbone = cfg.model.backbone
+    for family, settings in small.items():
+        if str(backbone.type).rpartition(".")[2].startswith(family):
+            # mmseg's shallow ResNets take no plugins
+            kept = {key: value for key, value in settings.items() if key != "depth" or not backbone.get("plugins")}
+            cfg.merge_from_dict({"model.backbone": kept})
+            with config.clear_registry_errors(cfg):
+                config.fit_heads(cfg.model)
 
 
 def train(cfg: Config, *, partial: bool = False) -> Outcome:
@@ -130,7 +156,7 @@ def train(cfg: Config, *, partial: bool = False) -> Outcome:
     return Outcome(
         metrics={key: value for key, value in metrics.items() if not key.endswith("time")},
         config=Path(cfg.work_dir, Path(cfg.filename).name),
-        checkpoint=Path(latest) if latest else None,
+        checkpoint=Path(os.path.relpath(latest)) if latest else None,
         image=_first_image(runner),
         main=is_main_process(),
     )
