@@ -50,12 +50,16 @@ def main() -> None:
     from mmattn import stack
 
     stack.check()
-    from mmattn.engine.config import load_config
-    from mmattn.engine.evaluate import evaluate
+    from mmattn.engine.evaluate import evaluate, prepare
 
-    cfg = load_config(args.config, args.cfg_options, args.base)
-    cfg.launcher = args.launcher
-    cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
+    cfg = prepare(
+        args.config,
+        args.checkpoint,
+        options=args.cfg_options,
+        base=args.base,
+        work_dir=args.work_dir,
+        launcher=args.launcher,
+    )
     pictures = {"save_dir": args.show_dir, "show": args.show, "wait_time": args.wait_time}
     found = evaluate(
         cfg,

@@ -3,8 +3,10 @@
 import json
 import logging
 import math
+import re
 import time
 from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,11 @@ from mmengine.runner import Runner
 
 import mmattn
 from mmattn.cli import UserError
+from mmattn.datasets import sample
+from mmattn.engine import config
 from mmattn.engine.config import clear_registry_errors, datasets, walk, without_pretrained
-from mmattn.engine.datacheck import check_data
-from mmattn.engine.weights import load_weights, locate
+from mmattn.engine.datacheck import CITYSCAPES, check_data
+from mmattn.engine.weights import load_weights, read_checkpoint
 from mmattn.evaluation.metrics import IoUMetric
 
 PACKAGES = (
@@ -59,6 +63,48 @@ class _QuietRunner(Runner):
                 hook.interval = min(hook.interval, every)
 
 
+def prepare(
+    path: str | Path,
+    checkpoint: str,
+    *,
+    options: Sequence[str] = (),
+    base: Sequence[str] = (),
+    work_dir: str | None = None,
+    launcher: str = "none",
+) -> Config:
+    """The config to test a checkpoint with.
+
+    A checkpoint of the built-in sample is tested on the sample, with the config that its training wrote beside it,
+    unless other data than Cityscapes' usual place are asked for.
+
+    Args:
+        path: The config file.
+        checkpoint: File or URL.
+        options: As of ``--cfg-options``.
+        base: Files to lay over the config.
+        work_dir: Where logs and scores go; ``work_dirs/<name of the config>`` when neither this nor the config names
+            one.
+        launcher: ``none`` for a single process.
+
+    Raises:
+        UserError: The config or an option is wrong, or the checkpoint cannot be read.
+    """
+    cfg = config.load_config(path, options, base)
+    drawn = Path(config.read(config.base_file("sample")).data_root)
+    recorded = str((read_checkpoint(checkpoint).get("meta") or {}).get("cfg"))  # text; it is searched, never run
+    if re.search(rf"data_root=['\"]{drawn}", recorded) and CITYSCAPES in _roots(cfg):
+        written = Path(checkpoint).with_name(Path(path).name)
+        if not written.is_file():
+            raise UserError(f"{checkpoint} was trained on the built-in sample: test it with the config of its training")
+        print(f"{checkpoint} was trained on the built-in sample: testing it there, with {written}", flush=True)
+        cfg = config.load_config(written, options, base)
+    if drawn in _roots(cfg):
+        sample.ensure(drawn)
+    cfg.launcher = launcher
+    cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{Path(path).stem}"
+    return cfg
+
+
 def evaluate(
     cfg: Config,
     checkpoint: str,
@@ -72,7 +118,7 @@ def evaluate(
     """Run a checkpoint over ``test_dataloader`` and write ``metrics.json``.
 
     Args:
-        cfg: As of ``load_config``, with ``work_dir``; used up.
+        cfg: As of :func:`prepare`; used up.
         checkpoint: File or URL.
         tta: Average over the scales and flips of the config's ``tta_pipeline``.
         out: Folder for the predictions, one PNG for each image.
@@ -86,7 +132,6 @@ def evaluate(
     Raises:
         UserError: The checkpoint or the data are missing or do not fit the config.
     """
-    locate(checkpoint)
     without_pretrained(cfg)
     cfg.load_from, cfg.resume = None, False
     inference = _inference(cfg, tta)
@@ -132,6 +177,10 @@ def evaluate(
     path = Path(runner.log_dir, "metrics.json")
     path.write_text(json.dumps(_plain(record), indent=2) + "\n")
     return path
+
+
+def _roots(cfg: Config) -> set[Path]:
+    return {Path(dataset.get("data_root") or ".") for _, dataset in datasets(cfg, "test_dataloader")}
 
 
 def _inference(cfg: Config, tta: bool) -> dict:
