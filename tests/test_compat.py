@@ -14,8 +14,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-pytest.importorskip("mmengine", reason="the torch-only install has nothing to mend")
-
 from mmattn.cli import UserError
 from mmattn.compat import apply
 
