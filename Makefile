@@ -33,6 +33,7 @@ slow: $(READY)
 
 check: $(READY)
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
 
 $(READY): setup.py constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))" || { \
