@@ -1,5 +1,6 @@
 """Views painted: one figure, laid out in inches so that every image size and shape gets a tidy page."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import cv2
@@ -16,7 +17,7 @@ from matplotlib.textpath import TextPath
 
 from mmattn.datasets.labels import IGNORE
 from mmattn.visualization.scene import Point, Scene
-from mmattn.visualization.views import Bars, Matrix, Overlay, View
+from mmattn.visualization.views import SHARE, Bars, Matrix, Overlay, View
 
 WIDTH, MARGIN, GAP = 12.0, 0.35, 0.14  # inches, as all lengths here
 TALLEST, FLATTEST, NARROWEST = 4.5, 0.8, 2.4  # of a panel; the last with its caption
@@ -25,6 +26,7 @@ INK, MUTED, LINE, FILL = "#1c1c1e", "#6e6e73", "#c7c7cc", "#8b4a8f"
 UNLABELLED = (235, 235, 235)
 CLASSES = 35  # named in the legend
 CLIP = 99.5  # percentile of the positive values at which the colours end
+LEAST = 4.0  # where they end at the least, in uniform shares: a map that looks everywhere alike stays dark
 STYLE = {"font.family": "DejaVu Sans", "text.color": INK, "axes.edgecolor": LINE, "axes.linewidth": 0.6}
 
 
@@ -193,8 +195,9 @@ class _Page:
 
         def draw(ax: Axes) -> None:
             ax.imshow(scale.to_rgba(np.linspace(low, high, 256)[None]), aspect="auto", extent=(low, high, 0, 1))
-            names = [_number(low), _number((low + high) / 2), "≥ " * clipped + _number(high)]
-            ax.set_xticks([low, (low + high) / 2, high], names)
+            ticks = [low, (low + high) / 2, high]
+            first, middle, last = _numbers(*ticks)
+            ax.set_xticks(ticks, [first, middle, "≥ " * clipped + last])
             ax.set_yticks([])
             _quiet(ax)
             for label, side in zip(ax.get_xticklabels(), ("left", "center", "right"), strict=True):
@@ -202,7 +205,8 @@ class _Page:
 
         left = WIDTH - MARGIN - 2.2
         self.axes(left, 0.05, 2.2, 0.1, draw)
-        self.text(left - 0.1, 0.1, unit + f", at most {_number(largest)}" * clipped, size=8, color=MUTED, ha="right")
+        text = f"{unit}, at most {_numbers(low, largest)[1]}" if clipped else unit
+        self.text(left - 0.1, 0.1, text, size=8, color=MUTED, ha="right")
 
     # what is in a panel
 
@@ -244,8 +248,9 @@ def _bars(ax: Axes, panel: Bars) -> None:
     ax.set_ylim(min(0, values[-1]), max(values[0] * 1.05, 1.0))
     ax.spines[["top", "right"]].set_visible(False)
     most = f", most in {', '.join(map(str, order[:3]))}" if panel.counted == "channels" else ""
-    label = f"{len(values)} {panel.counted}, sorted{most}; {_number(values[-1])} to {_number(values[0])}"
-    ax.set_xlabel(f"{label}, mean {_number(mean)} (dashed)", size=8, color=MUTED)
+    least, mean, greatest = _numbers(values[-1], mean, values[0])
+    label = f"{len(values)} {panel.counted}, sorted{most}; {least} to {greatest}, mean {mean} (dashed)"
+    ax.set_xlabel(label, size=8, color=MUTED)
     ax.set_ylabel(panel.label, size=8, color=MUTED)
     _quiet(ax)
 
@@ -274,7 +279,8 @@ def _scale(maps: Sequence[np.ndarray], unit: str) -> ScalarMappable:
         return ScalarMappable(Normalize(-end, end), "RdBu_r")
     low = float(values.min()) if unit == "gate" else 0.0
     high = float(np.percentile(values[values > 0], CLIP)) if (values > 0).any() else 0.0
-    return ScalarMappable(Normalize(low, max(high, low + 1e-6)), "inferno")
+    least = LEAST if unit == SHARE else low + 1e-6
+    return ScalarMappable(Normalize(low, max(high, least)), "inferno")
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
@@ -291,5 +297,8 @@ def _coloured(classes: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> n
     return table[classes]
 
 
-def _number(value: float) -> str:
-    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+def _numbers(*values: float) -> list[str]:
+    """Numbers with as many digits as it takes to tell them apart."""
+    span = max(values) - min(values) or abs(values[0]) or 1.0
+    digits = min(max(0, 2 - math.floor(math.log10(span))), 9)
+    return [f"{value:,.{digits}f}".rstrip("0").rstrip(".") if digits else f"{value:,.0f}" for value in values]

@@ -60,9 +60,9 @@ class Scene:
 
 
 def spread_points(prediction: np.ndarray, count: int = 3) -> list[Point]:
-    """Pixels (x, y) to ask about: deep inside the largest regions of different classes, the largest class first.
+    """Pixels to ask about: deep inside the largest regions of different classes, the largest class first.
 
-    Where there are fewer classes than points, the rest is as far as can be from the border and from the others.
+    Where there are fewer classes than points, the rest is as far as can be from the others.
 
     Args:
         prediction: (h, w) class of each pixel.
@@ -71,18 +71,28 @@ def spread_points(prediction: np.ndarray, count: int = 3) -> list[Point]:
     step = max(1, max(prediction.shape) // 512)  # coarse is good enough
     coarse = prediction[::step, ::step]
     classes, areas = np.unique(coarse, return_counts=True)
-    points: list[Point] = []
-    for c in classes[np.argsort(-areas, kind="stable")][:count]:
-        points.append(_deepest(coarse == c))
+    points = [_deepest(coarse == c) for c in classes[np.argsort(-areas, kind="stable")][:count]]
     while len(points) < min(count, coarse.size):
-        free = np.ones(coarse.shape, bool)
-        for x, y in points:
-            free[y, x] = False
-        points.append(_deepest(free))
+        points.append(_farthest(coarse.shape, points))
     return [(x * step, y * step) for x, y in points]
 
 
 def _deepest(region: np.ndarray) -> Point:
+    """The pixel farthest from the outside of a region; of several the one nearest to its centre."""
     depth = cv2.distanceTransform(np.pad(region, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    deep = np.argwhere(depth > depth.max() - 0.5)
+    centre = np.argwhere(region).mean(0)
+    y, x = deep[((deep - centre) ** 2).sum(1).argmin()]
     return int(x), int(y)
+
+
+def _farthest(size: tuple[int, ...], points: Sequence[Point]) -> Point:
+    """The pixel farthest from the points, the outer tenth of the image left out where it can be."""
+    free = np.ones(size, np.uint8)
+    for x, y in points:
+        free[y, x] = 0
+    distance = cv2.distanceTransform(free, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    top, left = size[0] // 10, size[1] // 10
+    inner = distance[top : size[0] - top, left : size[1] - left]
+    y, x = np.unravel_index(int(inner.argmax()), inner.shape)
+    return int(x) + left, int(y) + top

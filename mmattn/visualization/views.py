@@ -27,7 +27,7 @@ from mmattn.layers.records import (
 )
 from mmattn.visualization.scene import Query
 
-SHARE = "x uniform"  # 1 where a position gets as much as if all were weighted alike
+SHARE = "\N{MULTIPLICATION SIGN} uniform"  # 1 where a position gets as much as if all were weighted alike
 
 
 @dataclass(frozen=True)
