@@ -292,7 +292,8 @@ def test_wrong_checkpoints_are_refused(checkpoint, city, tmp_path):
     with pytest.raises(UserError, match=r"there is no checkpoint .*nowhere\.pth"):
         module.prepare(checkpoint / "tiny.py", str(tmp_path / "nowhere.pth"))
     state = torch.load(checkpoint / "tiny.pth", weights_only=True)["state_dict"]
-    torch.save({"state_dict": {"other." + key: value for key, value in state.items()}}, tmp_path / "other.pth")
+    renamed = {key.replace("decode_head.", "decode_head.other."): value for key, value in state.items()}
+    torch.save({"state_dict": renamed}, tmp_path / "other.pth")
     cfg = module.prepare(
         checkpoint / "tiny.py",
         str(tmp_path / "other.pth"),
