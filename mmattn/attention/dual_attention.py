@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mmattn.catalogue import register
-from mmattn.layers import AttentionTap, Scale, attend, plane, tokens
+from mmattn.layers import AttentionTap, Scale, attend, plane, tokens, without_autocast
 from mmattn.layers.records import ChannelPairwise, Pairwise
 
 
@@ -78,7 +78,7 @@ class ChannelAttention(nn.Module):
         self.tap = AttentionTap("channel_pairwise")
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             rows = x.flatten(2)  # (b, c, n)
             rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
             logits = self.sign * (rows @ rows.mT)  # (b, c, c)

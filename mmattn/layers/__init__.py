@@ -1,6 +1,6 @@
 """Bricks that two or more mechanisms share."""
 
-from mmattn.layers.attend import attend, plane, tokens
+from mmattn.layers.attend import attend, plane, tokens, without_autocast
 from mmattn.layers.conv import ConvNormAct, Layer, kaiming_start, zero_start
 from mmattn.layers.scale import Scale
 from mmattn.layers.tap import AttentionTap
@@ -14,5 +14,6 @@ __all__ = [
     "kaiming_start",
     "plane",
     "tokens",
+    "without_autocast",
     "zero_start",
 ]

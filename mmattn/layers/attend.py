@@ -1,5 +1,8 @@
 """Scaled dot-product attention, the step that most mechanisms share."""
 
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
 from torch import Tensor
 
 
@@ -27,3 +30,9 @@ def tokens(x: Tensor) -> Tensor:
 def plane(x: Tensor, size: tuple[int, int]) -> Tensor:
     """The inverse of :func:`tokens`: (b, h * w, c) as (b, c, h, w)."""
     return x.mT.unflatten(2, size)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[None]:
+    """Inside, products keep the type of their operands even under autocast."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()

@@ -1,0 +1,73 @@
+"""What a model costs: parameters and operations, counted without computing anything."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from mmengine.registry import init_default_scope
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmattn.engine.config import build_model, load_config
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one part of a model.
+
+    Attributes:
+        parameters: Learned numbers.
+        flops: Floating-point operations for one image; a multiplication and an addition are two. Convolutions and
+            matrix products count, those of attention included; norms, activations, softmax and resizing do not.
+    """
+
+    parameters: int
+    flops: int
+
+
+def model_costs(config: str | Path, size: tuple[int, int]) -> tuple[Cost, Cost]:
+    """Costs of a config's backbone and of its decode heads; auxiliary heads only train and are left out.
+
+    Args:
+        config: The config file.
+        size: Rows and columns of the image.
+
+    Raises:
+        UserError: The config does not build.
+    """
+    cfg = load_config(config)
+    init_default_scope(cfg.default_scope)
+    with torch.device("meta"), torch.no_grad():
+        model = build_model(cfg, device="meta")
+        features, backbone = _count(model.backbone, torch.zeros(1, 3, *size))
+        heads = model.decode_head if isinstance(model.decode_head, nn.ModuleList) else [model.decode_head]
+        total, previous = Cost(0, 0), ()
+        for head in heads:
+            logits, cost = _count(head, features, *previous)
+            previous = (logits,)
+            total = Cost(total.parameters + cost.parameters, total.flops + cost.flops)
+    return backbone, total
+
+
+def _count(module: nn.Module, *inputs: object) -> tuple[object, Cost]:
+    with FlopCounterMode(display=False) as counter:
+        out = module(*inputs)
+    return out, Cost(sum(p.numel() for p in module.parameters()), counter.get_total_flops())
+
+
+def heads_table(configs: Path) -> str:
+    """Markdown table of the ResNet-50 models: what the head of each costs at 512 x 1024 and 19 classes.
+
+    Args:
+        configs: Folder of the config files.
+
+    Raises:
+        UserError: A config does not build.
+    """
+    lines = ["| config | head | parameters | GFLOP | of those in attention |", "|---|---|---|---|---|"]
+    for path in sorted(configs.glob("*_r50.py")):
+        head = load_config(path).model.decode_head
+        name = (head[-1] if isinstance(head, list) else head).type
+        _, cost = model_costs(path, (512, 1024))
+        lines.append(f"| `{path.stem}` | `{name}` | {cost.parameters / 1e6:.2f} M | {cost.flops / 1e9:.0f} |")
+    return "\n".join(lines) + "\n"
