@@ -285,10 +285,10 @@ def clear_registry_errors(cfg: Config) -> Iterator[None]:
     try:
         yield
     except KeyError as error:
-        unknown = re.match(r"(\S+) is not in the \S+?::(.+?) registry", str(error.args[0]) if error.args else "")
+        unknown = _unknown_name(error)
         if unknown is None:
             raise
-        raise UserError(_unknown_type(cfg, *unknown.groups())) from error
+        raise UserError(_unknown_type(cfg, *unknown)) from error
     except (TypeError, ValueError, AssertionError) as error:
         refused = _refused_arguments(cfg, error)
         if refused is None:
@@ -299,6 +299,28 @@ def clear_registry_errors(cfg: Config) -> Iterator[None]:
         if "in DataLoader worker" not in text:
             raise
         raise UserError(text.rpartition("UserError: ")[2].strip()) from error
+
+
+def check_optimizer(cfg: Config) -> None:
+    """Look the optimizer up before MMEngine does, which would go on with None.
+
+    Raises:
+        UserError: There is none of that name.
+    """
+    name = (cfg.optim_wrapper.get("optimizer") or {}).get("type")
+    if isinstance(name, str) and mmattn.registry.OPTIMIZERS.get(name) is None:
+        raise UserError(_unknown_type(cfg, name, "optimizer"))
+
+
+def _unknown_name(error: KeyError) -> tuple[str, str] | None:
+    """The name that a look-up did not find, and the kind of registry."""
+    message = str(error.args[0]) if error.args else ""
+    if found := re.match(r"(\S+) is not in the \S+?::(.+?) registry", message):
+        return found[1], found[2]
+    if message.startswith("Cannot find None in registry"):  # mmcv's layers say None instead of the name
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        return str(frame.f_locals.get("layer_type") or frame.f_locals.get("padding_type")), "model"
+    return None
 
 
 def _unknown_type(cfg: Config, name: str, kind: str) -> str:
@@ -360,10 +382,17 @@ def _apply(cfg: Config, options: Mapping[str, Any]) -> None:
             for _, node in walk(cfg.model):
                 if "size" in node and str(node.get("type")).endswith("DataPreProcessor"):
                     node["size"] = _pair(value)
-    if "train_cfg.max_iters" in options:
-        for _, node in walk(cfg.get("param_scheduler")):
-            if node.get("end") == iters and not any(key.startswith("param_scheduler") for key in options):
-                node["end"] = cfg.train_cfg.max_iters
+    if "train_cfg.max_iters" in options and not any(key.startswith("param_scheduler") for key in options):
+        _follow(cfg, iters)
+
+
+def _follow(cfg: Config, before: int | None) -> None:
+    """Let the learning rate end with the training; a phase that would begin after its end falls away."""
+    for _, phase in walk(cfg.get("param_scheduler")):
+        if phase.get("end") == before:
+            phase["end"] = cfg.train_cfg.max_iters
+    if isinstance(cfg.get("param_scheduler"), list):
+        cfg.param_scheduler = [p for p in cfg.param_scheduler if p.get("begin", 0) < cfg.train_cfg.max_iters]
 
 
 def _pair(size: Any) -> tuple[int, int]:

@@ -140,6 +140,7 @@ def train(cfg: Config, *, partial: bool = False) -> Outcome:
     Raises:
         UserError: The config does not build, a checkpoint does not fit, or a file of the data is bad.
     """
+    config.check_optimizer(cfg)
     with config.clear_registry_errors(cfg):
         runner = (RUNNERS.build if "runner_type" in cfg else Runner.from_cfg)(cfg)
         finished = _check_start(cfg, runner, partial)

@@ -77,7 +77,7 @@ def read_checkpoint(source: str | Path) -> dict[str, Any]:
     try:
         checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location="cpu", logger="silent")
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} cannot be read: it is truncated or no checkpoint ({_first_line(error)})") from error
+        raise UserError(f"{path} cannot be read: it is truncated, or no checkpoint") from error
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path} is no checkpoint: it holds a {type(checkpoint).__name__}")
     return checkpoint
@@ -143,7 +143,3 @@ def _list(misfit: dict[str, list[str]]) -> str:
             more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
             lines += f"\n  {kind}: {'; '.join(keys[:SHOWN])}{more}"
     return lines
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:200] or type(error).__name__
