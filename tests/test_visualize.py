@@ -87,6 +87,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> torch.nn.Module:
 
 
 @pytest.fixture(scope="module")
+def gated(tmp_path_factory: pytest.TempPathFactory) -> torch.nn.Module:
+    return make_model(tmp_path_factory.mktemp("config") / "polarized.py", head='"PolarizedHead"')
+
+
+@pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, model: torch.nn.Module) -> tuple[Path, Path]:
     """A config and a checkpoint as training leaves them."""
     folder = tmp_path_factory.mktemp("work_dir")
@@ -195,7 +200,7 @@ def test_regions_are_named_after_the_classes() -> None:
     rows, gathered, attended = views(
         [captured(Regions(q, k, 1.0, soft))], [Query(0.5, 0.25, "sky"), Query(0.5, 0.75, "road")], ("a", "b", "c")
     )
-    assert [p.caption.split(",")[0] for p in rows.panels] == ["sky: through b 100%", "road: through c 100%"]
+    assert [p.caption.split(",")[0] for p in rows.panels] == ["sky → b 100%", "road → c 100%"]
     names = [panel.caption for panel in gathered.panels]
     assert sorted(names) == ["a", "b", "c"]
     for name, of, by in zip(names, gathered.panels, attended.panels, strict=True):
@@ -332,10 +337,15 @@ def test_a_sliding_model_is_looked_at_as_a_whole(tmp_path: Path, photo: Path) ->
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (33, 57, 3), (200, 4000, 3), (300, 7, 3), (20, 30), (20, 30, 4)])
-def test_any_size_and_colour(model: torch.nn.Module, tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_any_size_and_colour(
+    model: torch.nn.Module, gated: torch.nn.Module, tmp_path: Path, shape: tuple[int, ...]
+) -> None:
     path = write_image(tmp_path / "image.png", shape)
-    draw(model, path).savefig(tmp_path / "out.png", dpi=30)
-    assert min(cv2.imread(str(tmp_path / "out.png")).shape[:2]) > 100
+    for one in (model, gated):
+        page = draw(one, path)
+        assert all(side > 0 for ax in page.axes for side in (ax.get_position().width, ax.get_position().height))
+        page.savefig(tmp_path / "out.png", dpi=30)
+        assert min(cv2.imread(str(tmp_path / "out.png")).shape[:2]) > 100
 
 
 def test_sixteen_bits(model: torch.nn.Module, tmp_path: Path) -> None:
@@ -380,6 +390,24 @@ def test_the_truth_is_shown_where_it_lies_beside(model: torch.nn.Module, tmp_pat
 def test_a_model_without_attention_has_nothing_to_show(tmp_path: Path, photo: Path) -> None:
     with pytest.raises(UserError, match="no attention to show; add"):
         draw(make_model(tmp_path / "fcn.py", head='"FCNHead"'), photo)
+
+
+def test_points_are_marked_only_where_a_map_asks_for_them(gated: torch.nn.Module, photo: Path) -> None:
+    page = draw(gated, photo)
+    assert "Polarized" in texts(page)
+    assert not any(text.get_text() == "1" for ax in page.axes for text in ax.texts)
+
+
+def test_names_are_not_read_as_formulas(model: torch.nn.Module, tmp_path: Path) -> None:
+    path = write_image(tmp_path / r"a$\frac$b.png", (20, 30, 3))
+    draw(model, path).savefig(tmp_path / "out.png", dpi=30)
+
+
+def test_broken_weights_are_named(tmp_path: Path, photo: Path) -> None:
+    model = make_model(tmp_path / "cc.py")
+    torch.nn.init.constant_(model.decode_head.cca.query_conv.weight, float("nan"))
+    with pytest.raises(UserError, match=r"attention at decode_head.cca.tap is not finite"):
+        draw(model, photo)
 
 
 # the tool

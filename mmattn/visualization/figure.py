@@ -11,9 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.textpath import TextPath
 
 from mmattn.datasets.labels import IGNORE
 from mmattn.visualization.scene import Point, Scene
@@ -73,8 +73,12 @@ class _Page:
         return self.figure
 
     def text(self, left: float, down: float, text: str, **style: object) -> None:
-        y, style = self.top + down, {"va": "center_baseline", "ha": "left", "size": 9, **style}
+        y, style = self.top + down, {"va": "center_baseline", "ha": "left", "size": 9, "parse_math": False, **style}
         self.todo.append(lambda page: self.figure.text(left / WIDTH, 1 - y / page, text, **style))
+
+    def measure(self, text: str, size: float) -> float:
+        renderer = self.figure.canvas.get_renderer()
+        return renderer.get_text_width_height_descent(text, FontProperties(size=size), False)[0] / self.figure.dpi
 
     def axes(self, left: float, down: float, width: float, height: float, draw: Callable[[Axes], object]) -> None:
         y = self.top + down + height
@@ -124,7 +128,7 @@ class _Page:
             entries.append(((255, 255, 255), f"and {len(order) - CLASSES} more"))
         left, self.top = MARGIN, self.top + 0.12
         for colour, name in entries:
-            width = 0.21 + TextPath((0, 0), name, size=8.5).get_extents().width / 72 + 0.2
+            width = 0.21 + self.measure(name, 8.5) + 0.2
             if left > MARGIN and left + width > WIDTH - MARGIN:
                 left, self.top = MARGIN, self.top + 0.21
             self.axes(left, 0.03, 0.14, 0.14, lambda ax, colour=colour: _swatch(ax, colour))
@@ -144,25 +148,29 @@ class _Page:
         if coloured:
             self.colour_bar(scale, max(float(panel.values.max()) for panel in coloured), view.unit)
         self.top += HEADING
-        if not bars:
+        if bars:
+            self.with_bars(coloured, bars, scale)
+        else:
             self.overlays(coloured, scale)
-            return
-        left, height = MARGIN, 1.3
-        for panel in coloured:  # one, with its bars beside it
+
+    def with_bars(self, coloured: Sequence[Overlay | Matrix], bars: Sequence[Bars], scale: ScalarMappable) -> None:
+        """A map on the left, if there is one, and its values sorted on the right."""
+        left, height, ratio = MARGIN, 1.3, self.height / self.width
+        self.top += 0.1
+        for panel in coloured:
             if isinstance(panel, Matrix):
-                width = height = 3.0
                 left += 0.25
-                draw = lambda ax, p=panel: _matrix(ax, p, scale)  # noqa: E731
+                width = tall = 3.0
+                self.axes(left, 0, width, tall, lambda ax, p=panel: _matrix(ax, p, scale))
             else:
-                _, _, width, height = self.columns(2)
-                draw = lambda ax, p=panel: self.overlay(ax, p, scale)  # noqa: E731
-            self.axes(left, 0.1, width, height, draw)
-            left += width + 0.2
+                width = max(min(WIDTH / 2 - MARGIN - GAP, TALLEST / ratio), 0.05)
+                tall = max(width * ratio, 0.05)
+                self.axes(left, 0, width, tall, lambda ax, p=panel: self.overlay(ax, p, scale))
+            left, height = left + width + 0.2, max(height, tall)
         for panel in bars:
-            left, tall = left + 0.4, max(height, 1.3)
-            self.axes(left, 0.1, WIDTH - MARGIN - left, tall, lambda ax, p=panel: _bars(ax, p))
-            height = tall
-        self.top += 0.1 + height + 0.4
+            left += 0.4
+            self.axes(left, 0, WIDTH - MARGIN - left, height, lambda ax, p=panel: _bars(ax, p))
+        self.top += height + 0.4
 
     def overlays(self, panels: Sequence[Overlay], scale: ScalarMappable) -> None:
         columns, pitch, width, height = self.columns(max(2, len(panels)))
@@ -228,8 +236,10 @@ class _Page:
     def overlay(self, ax: Axes, panel: Overlay, scale: ScalarMappable) -> None:
         self.picture(ax, self.grey)
         colours = scale.to_rgba(panel.values)  # (h, w, 4)
-        strength = np.abs(np.clip(scale.norm(panel.values), 0, 1) - scale.norm(0) * (scale.get_clim()[0] < 0))
-        colours[..., 3] = 0.25 + 0.7 * np.sqrt(strength / strength.max().clip(1e-9))
+        strength = np.clip(scale.norm(panel.values), 0, 1)
+        if scale.get_clim()[0] < 0:
+            strength = np.abs(2 * strength - 1)
+        colours[..., 3] = 0.25 + 0.7 * np.sqrt(strength)  # what is weak lets the image through
         extent = (0, self.width * self.scene.reach[1], self.height * self.scene.reach[0], 0)
         ax.imshow(colours, extent=extent, aspect="auto", interpolation="nearest")
         self.frame(ax)

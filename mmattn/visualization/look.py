@@ -56,6 +56,9 @@ def draw(model: nn.Module, image: str | Path | np.ndarray, *, points: Sequence[P
         )
     points = list(points) or spread_points(scene.prediction)
     shown = views(scene.maps, scene.queries(points), palette.classes)
+    for view in shown:
+        if not all(np.isfinite(panel.values).all() for panel in view.panels):
+            raise UserError(f"the attention at {view.place} is not finite: look for NaN or inf in the checkpoint")
     return paint(scene, points, shown, path.name if path else "", note)
 
 

@@ -5,7 +5,7 @@ Every record type says in one function here which views it has. A new one needs 
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, singledispatch
 from itertools import groupby
 
@@ -143,12 +143,11 @@ def _(record: Regions, queries: Sequence[Query], classes: Sequence[str]) -> list
     soft, weights = record.regions()[0], record.weights()[0]  # (regions, h', w'), (regions, h, w)
     names = list(classes) if len(classes) == len(soft) else [f"region {r}" for r in range(len(soft))]
     count = soft[0].numel()
-    rows = []
-    for panel, query in zip(_rows(queries, record.size, lambda y, x: record.row(y, x) * count), queries, strict=True):
-        top, y_x = [], query.cell(record.size)
-        for r in weights[:, *y_x].argsort(descending=True)[:2].tolist():
-            top.append(f"{names[r]} {float(weights[r, *y_x]):.0%}")
-        rows.append(Overlay(panel.values, f"{panel.caption}: through {', '.join(top)}", panel.point))
+    rows = _rows(queries, record.size, lambda y, x: record.row(y, x) * count)
+    for i, query in enumerate(queries):
+        here = weights[(slice(None), *query.cell(record.size))]  # (regions,)
+        top = [f"{names[r]} {float(here[r]):.0%}" for r in here.argsort(descending=True)[:2].tolist()]
+        rows[i] = replace(rows[i], caption=f"{query.caption} → {', '.join(top)}")
     used = weights.mean((1, 2)).argsort(descending=True)[: max(3, len(queries))].tolist()
     gathered = [Overlay(_array(soft[r]) * count, names[r]) for r in used]
     attended = [Overlay(_array(weights[r]), f"{names[r]}, {float(weights[r].mean()):.0%} of all") for r in used]
