@@ -23,7 +23,7 @@ from .labels import TRAIN_IDS
 from .scene import draw
 
 SEED = 1
-CITIES = {"train": ("sampleton", 160), "val": ("drawbridge", 32)}  # split -> city, number of pictures
+CITIES = {"train": ("sampleton", 128), "val": ("drawbridge", 32)}  # split -> city, number of pictures
 STAMP = "sample.json"
 
 
@@ -56,7 +56,8 @@ def ensure(root: Path, *, progress: bool = True) -> Path:
                 place.rename(Path(folder) / "old")
             drawn.rename(place)
     except OSError as error:
-        raise UserError(f"cannot draw the built-in sample at {root}: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise UserError(f"cannot draw the built-in sample at {root}: {reason}; name another folder") from error
     return root
 
 

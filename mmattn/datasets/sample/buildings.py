@@ -75,8 +75,8 @@ def gable(rng: Rng, width: float, height: float, colour: Colour, *, scale: float
     return sheet.sprite(Label.BUILDING)
 
 
-def roof(rng: Rng, width: float, depth: float) -> Sprite:
-    sheet = Sketch(width, depth, scale=14)
+def roof(rng: Rng, width: float, depth: float, *, scale: float) -> Sprite:
+    sheet = Sketch(width, depth, scale=scale)
     tone = ((142, 74, 54), (96, 70, 62), (86, 88, 94), (118, 96, 84))[rng.integers(4)]
     sheet.box(0, 0, width, depth, tone)
     _courses(sheet, tone, 0.35)
@@ -121,7 +121,8 @@ def fence(rng: Rng, width: float, height: float, *, scale: float) -> Sprite:
     sheet = Sketch(width, height, scale=scale)
     style = rng.choice(["pickets", "bars", "planks", "mesh", "rail"])
     paint: Colour = {
-        "pickets": (196, 182, 158), "bars": (44, 48, 50), "planks": (134, 104, 78), "mesh": (112, 128, 118), "rail": (172, 176, 180),
+        "pickets": (196, 182, 158), "bars": (44, 48, 50), "planks": (134, 104, 78), "mesh": (112, 128, 118),
+        "rail": (172, 176, 180),
     }[str(style)]  # fmt: skip
     if rng.random() < 0.5:
         paint = tuple(np.array(paint) * rng.uniform(0.7, 1.25, 3))

@@ -12,18 +12,19 @@ WHITE: Colour = (232, 232, 226)
 DARK: Colour = (34, 34, 36)
 
 
-def pole(rng: Rng, height: float, thick: float) -> Sprite:
-    sheet = Sketch(thick, height, scale=40)
+def pole(rng: Rng, width: float, height: float) -> Sprite:
+    sheet = Sketch(width, height, scale=40)
     tone = rng.choice([58, 90, 126, 160]) * np.array([1, 1.01, 0.99]) * rng.uniform(0.9, 1.1, 3)
     paint: Colour = (118, 94, 72) if rng.random() < 0.15 else tuple(tone)
-    sheet.box(0, 0, thick, height, paint)
-    sheet.tint(np.interp(np.linspace(0, 1, sheet.pixels.shape[1]), [0, 0.35, 1], [0.75, 1.25, 0.6])[None, :])
+    sheet.box(0, 0, width, height, paint)
+    across = np.linspace(0, 1, sheet.pixels.shape[1])
+    sheet.tint(np.interp(across, [0, 0.35, 1], [0.75, 1.25, 0.6])[None, :])
     if rng.random() < 0.2:
-        sheet.box(0, 0.9, thick, 1.4, tuple(rng.uniform(60, 230, 3)))
+        sheet.box(0, 0.9, width, 1.4, tuple(rng.uniform(60, 230, 3)))
     return sheet.sprite(Label.POLE)
 
 
-def lamp(rng: Rng, *, lit: bool) -> list[Sprite]:
+def lamp(*, lit: bool) -> list[Sprite]:
     """The arm and the head of a street lamp, 2.2 m x 0.9 m, the pole at the left."""
     arm, head = Sketch(2.2, 0.9, scale=40), Sketch(2.2, 0.9, scale=40)
     arm.stroke([(0.06, 0), (0.12, 0.5), (0.6, 0.72), (1.5, 0.78)], 0.14, (112, 114, 114))
@@ -66,8 +67,8 @@ def traffic_light(rng: Rng) -> list[Sprite]:
     )
 
 
-def sign(rng: Rng) -> tuple[Sprite, float, float]:
-    """A traffic sign; returns the sprite, its width and its height in metres."""
+def sign(rng: Rng) -> tuple[Sprite, tuple[float, float]]:
+    """A traffic sign; returns the sprite, and its width and height in metres."""
     shape = rng.choice(["ban", "order", "warning", "parking", "stop", "priority", "guide", "back"])
     if shape == "guide":
         return _guide(rng)
@@ -98,10 +99,10 @@ def sign(rng: Rng) -> tuple[Sprite, float, float]:
         sheet.box(0.1, 0.46, 0.9, 0.52, (110, 112, 114))
     sheet.grain(rng, 0.12)
     size = rng.uniform(0.75, 1.05)
-    return sheet.sprite(Label.TRAFFIC_SIGN), size, size
+    return sheet.sprite(Label.TRAFFIC_SIGN), (size, size)
 
 
-def bin_or_box(rng: Rng) -> tuple[Sprite, float, float]:
+def bin_or_box(rng: Rng) -> tuple[Sprite, tuple[float, float]]:
     """A litter bin, a switch box or a sack: in the way, and not evaluated."""
     w, h = rng.uniform(0.5, 1.1), rng.uniform(0.7, 1.4)
     sheet = Sketch(w, h, scale=64)
@@ -110,10 +111,10 @@ def bin_or_box(rng: Rng) -> tuple[Sprite, float, float]:
     sheet.box(0, h * 0.78, w, h * 0.86, shaded(colour, 0.6))
     sheet.box(w * 0.3, h * 0.3, w * 0.7, h * 0.55, shaded(colour, 1.4))
     sheet.grain(rng, 0.3)
-    return sheet.sprite(Label.STATIC), w, h
+    return sheet.sprite(Label.STATIC), (w, h)
 
 
-def _guide(rng: Rng) -> tuple[Sprite, float, float]:
+def _guide(rng: Rng) -> tuple[Sprite, tuple[float, float]]:
     w, h = rng.uniform(1.2, 2.2), rng.uniform(0.7, 1.3)
     sheet = Sketch(w, h, scale=72)
     paint = ((240, 200, 50), BLUE, WHITE, (40, 110, 70))[rng.integers(4)]
@@ -122,7 +123,7 @@ def _guide(rng: Rng) -> tuple[Sprite, float, float]:
     sheet.box(0.05, 0.05, w - 0.05, h - 0.05, paint)
     for y in np.arange(0.2, h - 0.15, 0.3):
         sheet.box(0.15, y, w * rng.uniform(0.5, 0.85), y + 0.12, ink)
-    return sheet.sprite(Label.TRAFFIC_SIGN), w, h
+    return sheet.sprite(Label.TRAFFIC_SIGN), (w, h)
 
 
 def _figures(rng: Rng, sheet: Sketch) -> None:

@@ -1,59 +1,16 @@
 """The ground and the sky: everything that is not put up in the street."""
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 
 from .canvas import Canvas
 from .labels import Label
 from .noise import tile
+from .street import Street
 
 Array = np.ndarray
 GRID = 512  # pixels of a ground texture, which repeats
 SCALE = 24  # pixels per metre of a ground texture
-
-
-@dataclass(frozen=True)
-class Lot:
-    """A stretch along one side of the street, from ``start`` to ``end`` metres ahead.
-
-    Args:
-        use: "building", "garden", "wall" or "crossing".
-        height: How high it stands, for the shadow it casts.
-    """
-
-    use: str
-    start: float
-    end: float
-    height: float
-
-
-@dataclass(frozen=True)
-class Street:
-    """Ground plan; the middle of the road is x = 0.
-
-    Args:
-        road: Half the width of the road.
-        sidewalk: Width of the sidewalks.
-        verge: Width of the grass strip between the road and each sidewalk, left and right; 0 is none.
-        sides: Lots on the left and on the right, from near to far.
-        zebra: Distance of the pedestrian crossing, or None.
-        rails: x of the middle of the tram track, or None.
-        lane: Width of a lane.
-    """
-
-    road: float
-    sidewalk: float
-    verge: tuple[float, float]
-    sides: tuple[list[Lot], list[Lot]]
-    zebra: float | None
-    rails: float | None
-    lane: float
-
-    def front(self, side: int) -> float:
-        """Distance from the middle of the road to the building line; side 0 is left, 1 is right."""
-        return self.road + self.verge[side] + self.sidewalk
 
 
 def paint_sky(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -158,7 +115,7 @@ def _building_shadow(street: Street, sun: Array, x: Array, z: Array) -> Array:
     away = (street.front(side) - np.sign(sun[0]) * x).clip(0)  # metres to the building line, across the street
     hit = z + away * sun[2] / abs(sun[0])
     ray = away * sun[1] / abs(sun[0])  # height of the sun ray there
-    lots = [lot for lot in street.sides[side]]
+    lots = street.sides[side]
     ends, heights = np.array([lot.end for lot in lots]), np.array([lot.height for lot in lots] + [0.0])
     tall = heights[np.searchsorted(ends, hit)]
     return ((tall - ray) / 0.4 + 0.5).clip(0, 1).astype(np.float32)

@@ -1,4 +1,7 @@
-"""Trees, hedges and bushes; they take long to draw, so each comes from a nursery of shapes and gets a tint of its own."""
+"""Trees, hedges and bushes.
+
+A crown takes long to draw, so each plant comes from a nursery of shapes and gets a tint of its own.
+"""
 
 from functools import cache
 
@@ -10,7 +13,8 @@ from .sketch import Colour, Sketch, Sprite, shaded, tinted
 
 Rng = np.random.Generator
 GREENS: tuple[Colour, ...] = (
-    (72, 104, 46), (54, 84, 44), (96, 116, 56), (62, 92, 62), (128, 122, 52), (168, 124, 52), (150, 86, 48), (84, 92, 70),
+    (72, 104, 46), (54, 84, 44), (96, 116, 56), (62, 92, 62), (128, 122, 52), (168, 124, 52),
+    (150, 86, 48), (84, 92, 70),
 )  # fmt: skip
 
 

@@ -3,13 +3,15 @@
 import cv2
 import numpy as np
 
+from . import roadside, traffic
 from .camera import NEAR, Camera
 from .canvas import Canvas, Face
 from .ground import paint_ground, paint_sky
 from .labels import Label
 from .light import Light, draw_light
 from .noise import tile
-from .street import UP, Plan, draw_street
+from .stage import UP, Stage
+from .street import draw_street
 
 Rng = np.random.Generator
 Array = np.ndarray
@@ -31,21 +33,22 @@ def draw(seed: tuple[int, ...]) -> tuple[Array, Array]:
     camera = Camera(
         width=WIDTH * FINE,
         height=HEIGHT * FINE,
-        focal=WIDTH * FINE * rng.uniform(0.66, 0.9),
+        focal=WIDTH * FINE * rng.uniform(0.6, 0.85),
         horizon=HEIGHT * FINE * rng.uniform(0.38, 0.47),
         x=street.lane / 2 + rng.normal(0, 0.3),
         y=rng.uniform(1.25, 1.9),
         yaw=rng.normal(0, 0.06),
     )
-    plan = Plan(rng, camera, street, light)
-    plan.furnish()
+    stage = Stage(rng, camera, street, light)
+    roadside.furnish(stage)
+    traffic.fill(stage)
     canvas = Canvas(camera, light)
     paint_sky(canvas, rng)
     paint_ground(canvas, street, rng)
     sunny = float(light.direct.mean() / (light.direct + light.ambient).mean())
-    canvas.cast([_shadow(face, light.sun) for face in plan.movable] if sunny else [], 0.85 * sunny)
-    canvas.cast(plan.patches, 0.62)
-    for face in sorted(plan.faces, key=lambda face: -_distance(camera, face)):
+    canvas.cast([_shadow(face, light.sun) for face in stage.shady] if sunny else [], 0.85 * sunny)
+    canvas.cast(stage.patches, 0.62)
+    for face in sorted(stage.faces, key=lambda face: -_distance(camera, face)):
         canvas.paint(face)
     return _photograph(canvas, light, rng)
 
@@ -89,8 +92,7 @@ def _bonnet(colour: Array, label: Array, rng: Rng) -> None:
     edge = HEIGHT - rng.uniform(10, 24) * (1 - 0.35 * across**4)
     below = np.arange(HEIGHT)[:, None] - edge[None, :]
     inside = below > 0
-    gloss = (
-        rng.uniform(30, 150) * (1.25 - 0.5 * np.clip(below / 20, 0, 1)) * (1 + 0.4 * tile(rng, HEIGHT, WIDTH, cell=90))
-    )
+    gloss = rng.uniform(30, 130) * (1.25 - 0.5 * np.clip(below / 20, 0, 1))
+    gloss *= 1 + 0.4 * tile(rng, HEIGHT, WIDTH, cell=90)
     colour[inside] = (gloss[..., None] * rng.uniform(0.9, 1.1, 3))[inside]
     label[inside] = Label.EGO_VEHICLE

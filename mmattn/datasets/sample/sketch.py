@@ -31,9 +31,6 @@ class Sprite:
     mask: Array | None = None
     glows: bool = False
 
-    def named(self, label: Label) -> "Sprite":
-        return replace(self, label=label)
-
 
 class Sketch:
     """A transparent sheet of ``width`` x ``height`` metres; (0, 0) is its lower left corner."""
@@ -44,26 +41,26 @@ class Sketch:
         self.pixels = np.zeros((*size, 4), np.uint8)
 
     def polygon(self, points: Sequence[Point], colour: Colour) -> None:
-        cv2.fillPoly(self.pixels, [self._fixed(points)], _opaque(colour), cv2.LINE_AA, SHIFT)
+        cv2.fillPoly(self.pixels, [self._fixed(points)], (*colour, 255), cv2.LINE_AA, SHIFT)
 
     def box(self, x0: float, y0: float, x1: float, y1: float, colour: Colour) -> None:
         self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], colour)
 
     def stroke(self, points: Sequence[Point], thick: float, colour: Colour, *, closed: bool = False) -> None:
         width = max(1, round(thick * self.scale))
-        cv2.polylines(self.pixels, [self._fixed(points)], closed, _opaque(colour), width, cv2.LINE_AA, SHIFT)
+        cv2.polylines(self.pixels, [self._fixed(points)], closed, (*colour, 255), width, cv2.LINE_AA, SHIFT)
 
     def disc(self, centre: Point, radius: float | Point, colour: Colour, *, turn: float = 0) -> None:
         rx, ry = (radius, radius) if isinstance(radius, (int, float)) else radius
         axes = round(rx * self.scale * 2**SHIFT), round(ry * self.scale * 2**SHIFT)
         x, y = self._fixed([centre])[0].tolist()
-        cv2.ellipse(self.pixels, (x, y), axes, -turn, 0, 360, _opaque(colour), -1, cv2.LINE_AA, SHIFT)
+        cv2.ellipse(self.pixels, (x, y), axes, -turn, 0, 360, (*colour, 255), -1, cv2.LINE_AA, SHIFT)
 
     def ring(self, centre: Point, radius: float, thick: float, colour: Colour) -> None:
         x, y = self._fixed([centre])[0].tolist()
         width = max(1, round(thick * self.scale))
         cv2.circle(
-            self.pixels, (x, y), round(radius * self.scale * 2**SHIFT), _opaque(colour), width, cv2.LINE_AA, SHIFT
+            self.pixels, (x, y), round(radius * self.scale * 2**SHIFT), (*colour, 255), width, cv2.LINE_AA, SHIFT
         )
 
     def tint(self, factor: Array | float) -> None:
@@ -86,14 +83,10 @@ class Sketch:
         return Sprite(self.pixels, label, mask, glows)
 
     def _fixed(self, points: Sequence[Point]) -> Array:
-        xy = np.asarray(points, float) * self.scale
-        xy[:, 1] = len(self.pixels) - xy[:, 1]
-        return np.round((xy - 0.5) * 2**SHIFT).astype(np.int32)
-
-
-def _opaque(colour: Colour) -> tuple[int, int, int, int]:
-    r, g, b = (min(255, max(0, round(float(c)))) for c in colour)
-    return r, g, b, 255
+        """Pixels in OpenCV's fixed-point numbers, from the upper left corner."""
+        xy = np.array(points, np.float32) * (self.scale * 2**SHIFT)
+        xy[:, 1] = len(self.pixels) * 2**SHIFT - xy[:, 1]
+        return np.rint(xy - 2 ** (SHIFT - 1)).astype(np.int32)
 
 
 def tinted(sprite: Sprite, factor: Array) -> Sprite:
