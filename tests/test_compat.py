@@ -24,6 +24,7 @@ EVERYWHERE = {
     "load_weights_only",
     "chain_plugins",
     "return_self_from_train",
+    "weigh_labelled_pixels_alone",
 }
 ON_CPU = {"mixed_precision_on_cpu", "distributed_on_cpu"}
 cpu_only = pytest.mark.skipif(torch.cuda.is_available(), reason="mends the CPU; this machine trains on its GPU")
@@ -402,3 +403,25 @@ def test_eval_returns_the_backbone(name: str) -> None:
     assert backbone.train() is backbone
     frozen = backbone.layer1 if name == "ResNet" else backbone.conv1
     assert not any(parameter.requires_grad for parameter in frozen.parameters()), "train() still freezes"
+
+
+# -- losses --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore``")
+@pytest.mark.parametrize("avg_non_ignore", [False, True])
+@pytest.mark.parametrize("ignored", [0, 3])
+def test_class_weights_go_with_ignored_pixels(avg_non_ignore: bool, ignored: int) -> None:
+    from mmseg.registry import MODELS
+
+    weights = [0.5, 2.0, 1.25]
+    loss = MODELS.build({"type": "CrossEntropyLoss", "class_weight": weights, "avg_non_ignore": avg_non_ignore})
+    logits, label = torch.randn(2, 3, 4, 5, dtype=torch.float64), torch.randint(3, (2, 4, 5))
+    label.view(-1)[:ignored] = 255
+
+    total = share = 0.0
+    for scores, index in zip(logits.movedim(1, -1).reshape(-1, 3), label.view(-1).tolist(), strict=True):
+        if index != 255:
+            total -= weights[index] * scores.log_softmax(0)[index].item()
+            share += weights[index]
+    assert loss(logits, label, ignore_index=255).item() == pytest.approx(total / share, rel=1e-6)

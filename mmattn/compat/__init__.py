@@ -7,7 +7,7 @@ superfluous. :func:`apply` runs them all; ``mmattn.registry`` calls it before it
 from collections.abc import Callable
 from functools import cache
 
-from mmattn.compat import backbones, checkpoints, devices, packages
+from mmattn.compat import backbones, checkpoints, devices, losses, packages
 
 # in this order: mmseg does not import before the first two
 MENDS: tuple[Callable[[], bool], ...] = (
@@ -20,6 +20,7 @@ MENDS: tuple[Callable[[], bool], ...] = (
     devices.distributed_on_cpu,
     backbones.chain_plugins,
     backbones.return_self_from_train,
+    losses.weigh_labelled_pixels_alone,
 )
 
 
