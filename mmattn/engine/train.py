@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
+from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
@@ -15,11 +16,11 @@ from mmattn.cli import UserError
 from mmattn.datasets import sample
 from mmattn.engine import config, datacheck, weights
 
-BANNER = f"""{"=" * 78}
-There is nothing at {datacheck.CITYSCAPES}, so this trains on the built-in sample: drawn street scenes,
-Cityscapes' 19 classes, a short schedule, from scratch, with a smaller backbone and the full decode head.
-Its numbers say that everything works, not how good the model is on photographs.
-{"=" * 78}"""
+BANNER = """{line}
+{reason}: this trains on the built-in sample, drawn street scenes with
+Cityscapes' 19 classes, for {iters} iterations from scratch. Backbone: {backbone}. Decode head: as in the config.
+The result says that everything works, not how good the model is on photographs.
+{line}"""
 
 
 @dataclass(frozen=True)
@@ -72,21 +73,24 @@ def prepare(
         UserError: The config, an option, the data or the pretrained weights are not as they should be.
     """
     options = config.parse_options(options)
+    asked = "sample" in base
+    base = [name for name in base if name != "sample"]
     cfg = config.load_config(path, options, base)
     cfg.launcher = launcher
     for key in ("model", "train_dataloader", "train_cfg", "optim_wrapper"):
         if not cfg.get(key):
             raise UserError(f"{path} has no {key}: it is no config to train with")
-    data_chosen = any("data_root" in key or "dataset" in key for key in options)
-    data_chosen |= any("train_dataloader" in config.read(config.base_file(name)) for name in base)
-    on_sample = launcher == "none" and not data_chosen and datacheck.nothing_configured(cfg)
+    chosen = any("data_root" in key or "dataset" in key for key in options)
+    chosen |= any("train_dataloader" in config.read(config.base_file(name)) for name in base)
+    missing = launcher == "none" and not chosen and datacheck.nothing_configured(cfg)
     stem = cfg.get("work_dir") or f"work_dirs/{Path(path).stem}"
-    cfg.work_dir = work_dir or (f"{stem}_sample" if on_sample else stem)
-    if on_sample:
-        use_sample(cfg, options)
+    cfg.work_dir = work_dir or (f"{stem}_sample" if asked or missing else stem)
+    if asked or missing:
+        reason = "As --base sample asks for" if asked else f"There is nothing at {datacheck.CITYSCAPES}"
+        _use_sample(cfg, options, reason)
     else:
         datacheck.check_data(cfg)
-    if from_scratch or on_sample:
+    if from_scratch:
         config.without_pretrained(cfg)
     elif os.environ.get("LOCAL_RANK", "0") == "0":
         _find_pretrained(cfg)
@@ -97,37 +101,37 @@ def prepare(
     return cfg
 
 
-def use_sample(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Turn a config to the built-in sample: its data, its schedule, a smaller backbone. The heads stay as they are.
-
-    Args:
-        cfg: Changed in place.
-        options: The user's; they win over the sample's settings.
-    """
-    print(BANNER, flush=True)
+def _use_sample(cfg: Config, options: Mapping[str, Any], reason: str) -> None:
+    """Give a config the sample's data, its schedule and a smaller backbone; the user's options still win."""
     base = config.read(config.base_file("sample"))
-    sample.ensure(Path(base.data_root))
     small, weight = base.pop("small_backbones"), base.pop("class_weight")
     config.lay_over(cfg, base)
+    config.without_pretrained(cfg)
+    backbone = "as in the config"
     if not any(key.startswith("model.backbone") for key in options):
-        _shrink(cfg, small)
+        backbone = _shrink(cfg, small) or backbone
     for head in config.heads(cfg.model):
         for _, loss in config.walk(head.get("loss_decode")):
             if str(loss.get("type")).endswith("CrossEntropyLoss"):
                 loss.setdefault("class_weight", weight)
     config.settle(cfg, options)
+    with config.clear_registry_errors(cfg):
+        config.fit_heads(cfg.model)
+    iters = cfg.train_cfg.get("max_iters")
+    print(BANNER.format(line="=" * 100, reason=reason, iters=iters, backbone=backbone), flush=True)
+    sample.ensure(Path(base.data_root))
 
 
-def _shrink(cfg: Config, small: Mapping[str, Mapping]) -> None:
-    """Give the backbone of a known family its small settings, and the heads the channels that it then has."""
+def _shrink(cfg: Config, small: Mapping[str, Mapping]) -> str | None:
+    """Give the backbone of a known family its small settings; what to call it then."""
     backbone = cfg.model.backbone
     for family, settings in small.items():
         if str(backbone.type).rpartition(".")[2].startswith(family):
             # mmseg's shallow ResNets take no plugins
             kept = {key: value for key, value in settings.items() if key != "depth" or not backbone.get("plugins")}
             cfg.merge_from_dict({"model.backbone": kept})
-            with config.clear_registry_errors(cfg):
-                config.fit_heads(cfg.model)
+            return f"{family}, smaller than in the config"
+    return None
 
 
 def train(cfg: Config, *, partial: bool = False) -> Outcome:
@@ -148,7 +152,7 @@ def train(cfg: Config, *, partial: bool = False) -> Outcome:
         if runner.val_loop is None:
             metrics = {}
         elif finished:
-            print(f"{cfg.work_dir} is trained to the end; validating what is there")
+            runner.logger.info(f"{cfg.work_dir} is trained to the end; validating what is there")
             metrics = runner.val()
         else:
             scalars = runner.message_hub.log_scalars
@@ -165,19 +169,20 @@ def train(cfg: Config, *, partial: bool = False) -> Outcome:
 
 def _check_start(cfg: Config, runner: Runner, partial: bool) -> bool:
     """Compare the checkpoint to start from with the model; whether it is at the end of the schedule already."""
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     start = cfg.get("load_from")
     if not cfg.resume:
         if start:
-            weights.load_weights(runner.model, start, finetune=True, partial=partial)
+            weights.load_weights(model, start, finetune=True, partial=partial)
         return False
     start = start or find_latest_checkpoint(cfg.work_dir)
     if start is None:
-        print(f"--resume: no checkpoint in {cfg.work_dir} yet, starting from the beginning")
+        runner.logger.info(f"--resume: no checkpoint in {cfg.work_dir} yet, starting from the beginning")
         return False
-    meta = weights.load_weights(runner.model, start)
+    meta = weights.load_weights(model, start)
     if "iter" not in meta:
         raise UserError(f"{start} holds weights but no training to resume; start from it with load_from={start}")
-    return meta["iter"] >= runner.max_iters if runner.train_loop is not None else False
+    return meta["iter"] >= runner.train_loop.max_iters
 
 
 def _find_pretrained(cfg: Config) -> None:
