@@ -260,7 +260,10 @@ def test_a_query_is_in_the_cell_that_covers_its_pixel() -> None:
 
 def test_colours_end_where_the_bar_says() -> None:
     values = np.linspace(0, 100, 1001)[None]
-    assert figure._scale([values], SHARE).get_clim() == (0, pytest.approx(99.5, abs=0.1))
+    peaked = figure._scale([values], SHARE)
+    assert peaked.get_clim() == (0, pytest.approx(99.5, abs=0.1))
+    assert peaked.norm.inverse(0.5) == pytest.approx(peaked.get_clim()[1] / 4)
+    assert figure._scale([values / 11], SHARE).norm(figure.PEAKED / 4) == pytest.approx(2.5 / 9.05, abs=0.01)
     assert figure._scale([values / 100], SHARE).get_clim() == (0, figure.LEAST)
     assert figure._scale([values / 100 + 0.2], "gate").get_clim() == (
         pytest.approx(0.2),

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
@@ -27,6 +27,7 @@ UNLABELLED = (235, 235, 235)
 CLASSES = 35  # named in the legend
 CLIP = 99.5  # percentile of the positive values at which the colours end
 LEAST = 4.0  # where they end at the least, in uniform shares: a map that looks everywhere alike stays dark
+PEAKED = 10.0  # uniform shares above which they follow the root, so that what is not the peak can be seen too
 STYLE = {"font.family": "DejaVu Sans", "text.color": INK, "axes.edgecolor": LINE, "axes.linewidth": 0.6}
 
 
@@ -202,10 +203,9 @@ class _Page:
         clipped = largest > high * 1.005
 
         def draw(ax: Axes) -> None:
-            ax.imshow(scale.to_rgba(np.linspace(low, high, 256)[None]), aspect="auto", extent=(low, high, 0, 1))
-            ticks = [low, (low + high) / 2, high]
-            first, middle, last = _numbers(*ticks)
-            ax.set_xticks(ticks, [first, middle, "≥ " * clipped + last])
+            ax.imshow(scale.cmap(np.linspace(0, 1, 256))[None], aspect="auto", extent=(0, 1, 0, 1))
+            first, middle, last = _numbers(low, float(scale.norm.inverse(0.5)), high)
+            ax.set_xticks([0, 0.5, 1], [first, middle, "≥ " * clipped + last])
             ax.set_yticks([])
             _quiet(ax)
             for label, side in zip(ax.get_xticklabels(), ("left", "center", "right"), strict=True):
@@ -213,7 +213,8 @@ class _Page:
 
         left = WIDTH - MARGIN - 2.2
         self.axes(left, 0.05, 2.2, 0.1, draw)
-        text = f"{unit}, at most {_numbers(low, largest)[1]}" if clipped else unit
+        text = unit + ", root scale" * isinstance(scale.norm, PowerNorm)
+        text += f", at most {_numbers(low, largest)[1]}" * clipped
         self.text(left - 0.1, 0.1, text, size=8, color=MUTED, ha="right")
 
     # what is in a panel
@@ -282,15 +283,16 @@ def _quiet(ax: Axes) -> None:
 
 
 def _scale(maps: Sequence[np.ndarray], unit: str) -> ScalarMappable:
-    """Colours for the maps of a view: from 0, from the least of a gate, or on both sides of 0."""
+    """Colours for the maps of a view: from 0, from the least of a gate, or on both sides of 0; peaks by their root."""
     values = np.concatenate([values.ravel() for values in maps] or [np.zeros(1)])
     if values.min() < 0:
         end = float(np.percentile(np.abs(values), CLIP))
         return ScalarMappable(Normalize(-end, end), "RdBu_r")
     low = float(values.min()) if unit == "gate" else 0.0
     high = float(np.percentile(values[values > 0], CLIP)) if (values > 0).any() else 0.0
-    least = LEAST if unit == SHARE else low + 1e-6
-    return ScalarMappable(Normalize(low, max(high, least)), "inferno")
+    if unit == SHARE and high > PEAKED:
+        return ScalarMappable(PowerNorm(0.5, low, high), "inferno")
+    return ScalarMappable(Normalize(low, max(high, LEAST if unit == SHARE else low + 1e-6)), "inferno")
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
