@@ -182,3 +182,8 @@ def test_a_config_under_another_scope_is_checked_too(tmp_path: Path) -> None:
     assert [step.type for step in pipeline[:2]] == ["mmattn.LoadImageFromFile", "mmattn.LoadAnnotations"]
     again = load_config(own, ["default_scope=mmattn"]).train_dataloader.dataset.pipeline
     assert [step.type for step in again[:2]] == ["LoadImageFromFile", "LoadAnnotations"]
+
+
+def test_an_ignored_label_is_no_wrong_label() -> None:
+    cfg = load_config(named("ccnet_r50"), ["model.decode_head.ignore_index=20"])
+    assert cfg.train_dataloader.dataset.pipeline[1].ignore_index == 20

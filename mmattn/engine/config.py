@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import Registry, init_default_scope
@@ -172,32 +173,18 @@ def heads(model: Mapping) -> list[ConfigDict]:
 def spread_classes(cfg: Config) -> None:
     """Carry the class names to heads, datasets (hence metric and palette) and label checks.
 
-    They come from the top-level ``classes``, with ``palette`` if there is one, else from the training set.
+    They come from the top-level ``classes``, with ``palette`` if there is one, else from the first dataset.
 
     Raises:
         UserError: Names repeat, or the palette or a loss's class weights are of another number.
     """
-    classes, palette = cfg.get("classes"), cfg.get("palette")
-    if classes is not None:
-        if not isinstance(classes, list | tuple) or len(set(classes)) != len(classes):
-            raise UserError(f"classes must be different names, such as classes = ('road', 'car'); got {classes!r}")
-        if palette is not None and len(palette) != len(classes):
-            raise UserError(f"palette has {len(palette)} colours for {len(classes)} classes")
-        metainfo = {"classes": tuple(classes)} | ({"palette": [list(c) for c in palette]} if palette else {})
-        for _, dataset in datasets(cfg):
-            dataset.metainfo = metainfo
-    else:
-        classes = next((found for _, dataset in datasets(cfg) if (found := _classes_of(dataset))), None)
-    foreign = "" if cfg.default_scope == "mmattn" else "mmattn."
-    for _, node in walk(cfg):
-        kind = str(node.get("type")).removeprefix("mmseg.").removeprefix("mmattn.")
-        if kind in (LABELS, IMAGES):
-            node["type"] = foreign + kind
-        if kind == LABELS and classes:
-            node["num_classes"] = len(classes)
-    if not classes or "model" not in cfg:
-        return
-    for head in heads(cfg.model):
+    stated = _stated_metainfo(cfg)
+    for _, dataset in datasets(cfg):
+        dataset.update({"metainfo": stated} if stated else {})
+    classes = metainfo(cfg).get("classes")
+    found = heads(cfg.get("model") or {})
+    _check_while_loading(cfg, classes, next((head.ignore_index for head in found if "ignore_index" in head), None))
+    for head in found if classes else ():
         head.num_classes = len(classes)
         for _, loss in walk(head.get("loss_decode")):
             weight = loss.get("class_weight")
@@ -205,12 +192,38 @@ def spread_classes(cfg: Config) -> None:
                 raise UserError(f"class_weight of {head.type} has {len(weight)} values for {len(classes)} classes")
 
 
-def _classes_of(dataset: Mapping) -> Sequence[str] | None:
-    stated = dataset.get("metainfo") or {}
-    if isinstance(stated, Mapping) and stated.get("classes"):
-        return stated["classes"]
-    cls = mmattn.registry.DATASETS.get(dataset["type"]) if isinstance(dataset["type"], str) else dataset["type"]
-    return getattr(cls, "METAINFO", {}).get("classes")
+def metainfo(cfg: Config) -> dict[str, Any]:
+    """Class names and palette of the first dataset; empty when it has none."""
+    for _, dataset in datasets(cfg):
+        cls = mmattn.registry.DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
+        return {**getattr(cls, "METAINFO", {}), **(dataset.get("metainfo") or {})}
+    return {}
+
+
+def _stated_metainfo(cfg: Config) -> dict[str, Any]:
+    """The top-level ``classes`` and ``palette`` as datasets take them."""
+    classes, palette = cfg.get("classes"), cfg.get("palette")
+    if classes is None:
+        return {}
+    if not isinstance(classes, list | tuple) or len(set(classes)) != len(classes):
+        raise UserError(f"classes must be different names, such as classes = ('road', 'car'); got {classes!r}")
+    if palette is None:
+        return {"classes": tuple(classes)}
+    if len(palette) != len(classes):
+        raise UserError(f"palette has {len(palette)} colours for {len(classes)} classes")
+    return {"classes": tuple(classes), "palette": [list(colour) for colour in palette]}
+
+
+def _check_while_loading(cfg: Config, classes: Sequence[str] | None, ignore_index: int | None) -> None:
+    """Exchange mmseg's loading transforms for ours, which name the file that is wrong."""
+    scope = "" if cfg.default_scope == "mmattn" else "mmattn."
+    for _, node in walk(cfg):
+        kind = str(node.get("type")).removeprefix("mmseg.").removeprefix("mmattn.")
+        if kind in (LABELS, IMAGES):
+            node["type"] = scope + kind
+        if kind == LABELS:
+            node.update({"num_classes": len(classes)} if classes else {})
+            node.update({"ignore_index": ignore_index} if ignore_index is not None else {})
 
 
 def fit_heads(model: ConfigDict) -> None:
@@ -220,12 +233,10 @@ def fit_heads(model: ConfigDict) -> None:
     """
     if model.get("neck"):
         return
-    import torch
-
     given = {key: value for key, value in model.backbone.items() if key not in ("init_cfg", "pretrained")}
-    backbone = mmattn.registry.MODELS.build(given).eval()  # with its own norm layers: they hold no channels of heads
+    backbone = revert_sync_batchnorm(mmattn.registry.MODELS.build(given)).eval()
     with torch.no_grad():
-        channels = [feature.shape[1] for feature in revert_sync_batchnorm(backbone)(torch.zeros(1, 3, 64, 64))]
+        channels = [feature.shape[1] for feature in backbone(torch.zeros(1, 3, 64, 64))]
     for head in heads(model):
         index = head.get("in_index", -1)
         head.in_channels = [channels[i] for i in index] if isinstance(index, list | tuple) else channels[index]
@@ -235,7 +246,7 @@ def build_model(cfg: Config, checkpoint: str | Path | None = None, device: str =
     """The model of a config, ready to predict.
 
     Args:
-        cfg: As of :func:`load_config`.
+        cfg: As of :func:`load_config`; the pretrained weights that it names are taken out.
         checkpoint: File or URL; without one the weights are random.
         device: Such as ``cpu`` or ``cuda:0``.
 
@@ -250,17 +261,9 @@ def build_model(cfg: Config, checkpoint: str | Path | None = None, device: str =
     with clear_registry_errors(cfg):
         model = revert_sync_batchnorm(mmattn.registry.MODELS.build(cfg.model))
     found = weights.load_weights(model, checkpoint) if checkpoint is not None else {}
-    model.dataset_meta = found.get("dataset_meta") or _meta(cfg)
+    model.dataset_meta = found.get("dataset_meta") or metainfo(cfg)
     model.cfg = cfg
     return model.to(device).eval()
-
-
-def _meta(cfg: Config) -> dict:
-    """Classes and palette of the first dataset that the config names."""
-    for _, dataset in datasets(cfg):
-        cls = mmattn.registry.DATASETS.get(dataset.type)
-        return {**getattr(cls, "METAINFO", {}), **dataset.get("metainfo", {})}
-    return {}
 
 
 def without_pretrained(cfg: Config) -> None:

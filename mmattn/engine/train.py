@@ -1,7 +1,7 @@
 """Training: what ``tools/train.py`` does between its arguments and its last line."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,6 +172,9 @@ def _check_start(cfg: Config, runner: Runner, partial: bool) -> bool:
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     start = cfg.get("load_from")
     if not cfg.resume:
+        for key, source, prefix in _pretrained(cfg):
+            if key in ("model.pretrained", "model.backbone.pretrained", "model.backbone.init_cfg.checkpoint"):
+                weights.check_backbone(model.backbone, source, prefix)
         if start:
             weights.load_weights(model, start, finetune=True, partial=partial)
         return False
@@ -185,16 +188,22 @@ def _check_start(cfg: Config, runner: Runner, partial: bool) -> bool:
     return meta["iter"] >= runner.train_loop.max_iters
 
 
-def _find_pretrained(cfg: Config) -> None:
+def _pretrained(cfg: Config) -> Iterator[tuple[str, str, str]]:
+    """Key, source and prefix of the weights that parts of the model start from."""
     for key, node in config.walk(cfg.model, "model"):
         init = node.get("init_cfg")
-        stated = init.get("checkpoint") if isinstance(init, Mapping) else None
-        for name, source in (("pretrained", node.get("pretrained")), ("init_cfg.checkpoint", stated)):
-            if isinstance(source, str):
-                try:
-                    weights.locate(source)
-                except UserError as error:
-                    raise UserError(f"{key}.{name}: {error}. Or train without: --from-scratch") from error
+        if isinstance(init, Mapping) and isinstance(init.get("checkpoint"), str):
+            yield f"{key}.init_cfg.checkpoint", init["checkpoint"], init.get("prefix") or ""
+        if isinstance(node.get("pretrained"), str):
+            yield f"{key}.pretrained", node["pretrained"], ""
+
+
+def _find_pretrained(cfg: Config) -> None:
+    for key, source, _ in _pretrained(cfg):
+        try:
+            weights.locate(source)
+        except UserError as error:
+            raise UserError(f"{key}: {error}. Or train without: --from-scratch") from error
 
 
 def _mix_precision(wrapper: ConfigDict) -> None:

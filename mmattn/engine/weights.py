@@ -67,6 +67,29 @@ def load_weights(model: nn.Module, source: str | Path, *, finetune: bool = False
     return checkpoint.get("meta") or {}
 
 
+def check_backbone(backbone: nn.Module, source: str | Path, prefix: str = "") -> None:
+    """Compare pretrained weights with a backbone. MMEngine would start from random ones without a word on the screen.
+
+    Args:
+        backbone: Is not changed.
+        source: File, URL or ``open-mmlab://name``.
+        prefix: Of its parameters in the checkpoint.
+
+    Raises:
+        UserError: Nothing fits, or as of :func:`read_checkpoint`.
+    """
+    state = _state(read_checkpoint(source), source)
+    prefix = f"{prefix.rstrip('.')}." if prefix else ""
+    own = {prefix + key: value.shape for key, value in backbone.state_dict().items()}
+    fitting = sum(own.get(key) == value.shape for key, value in state.items())
+    if not fitting:
+        names = f"it holds {next(iter(state))}, the backbone has {next(iter(own))}"
+        raise UserError(f"{source} does not fit {type(backbone).__name__}, it is of another architecture: {names}")
+    counted = sum(not key.endswith("num_batches_tracked") for key in own)
+    if fitting < counted:
+        print_log(f"{source} fills {fitting} of the {counted} tensors of {type(backbone).__name__}", "current")
+
+
 def read_checkpoint(source: str | Path) -> dict[str, Any]:
     """A checkpoint's content, on the CPU.
 
