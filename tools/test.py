@@ -50,6 +50,8 @@ def main() -> None:
     from mmattn import stack
 
     stack.check()
+    from mmengine.dist import is_main_process
+
     from mmattn.engine.evaluate import evaluate, prepare
 
     cfg = prepare(
@@ -71,7 +73,7 @@ def main() -> None:
         pictures=pictures if args.show or args.show_dir else None,
     )
     for what, where in (("scores", found), ("predictions", args.out), ("pictures", args.show_dir)):
-        if where:
+        if where and is_main_process():
             print(f"{what}: {where}")
 
 

@@ -60,7 +60,7 @@ class _QuietRunner(Runner):
             handler.setLevel(level)
         for hook in self.hooks:
             if isinstance(hook, LoggerHook):
-                hook.interval = min(hook.interval, every)
+                hook.interval = every
 
 
 def prepare(
