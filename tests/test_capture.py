@@ -9,10 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmattn.attention import AsymmetricNonLocal
+from mmattn.attention import (
+    AsymmetricFusion,
+    AsymmetricNonLocal,
+    ChannelAttention,
+    CrissCross,
+    GlobalContext,
+    NonLocal,
+    ObjectContext,
+    PointWise,
+    Polarized,
+    PositionAttention,
+)
 from mmattn.capture import capture, compose
 from mmattn.layers import AttentionTap
-from mmattn.layers.records import CrissCross, Gate, Pairwise
+from mmattn.layers.records import CrissCross as CrissCrossRecord
+from mmattn.layers.records import Gate, Pairwise, Record
 
 
 class Squeeze(nn.Module):
@@ -199,10 +211,101 @@ def test_a_shared_module_fires_in_one_place() -> None:
     assert [(m.name, m.step) for m in maps] == [("0.tap", 0), ("0.tap", 1)]
 
 
-def dense(record: CrissCross) -> Tensor:
+def dense(record: Record) -> Tensor:
     """(b, n, n), row by row."""
     h, w = record.size
-    return torch.stack([record.row(y, x).flatten(1) for y in range(h) for x in range(w)], dim=1)
+    return torch.stack([record.row(y, x).mean(1).flatten(1) for y in range(h) for x in range(w)], dim=1)
+
+
+# that what is shown is what the mechanism uses: its context is computed anew from the rows and the values
+
+
+def watch(model: nn.Module, *inputs: Tensor) -> tuple[dict[str, Tensor], list[Record], Tensor]:
+    """Run a model with random weights: inputs (">name") and outputs ("name") of its parts, its records, its output."""
+    torch.manual_seed(0)
+    model.double().eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    seen: dict[str, Tensor] = {}
+
+    def note(name: str):
+        return lambda _, args, out: seen.update({f">{name}": args[0].detach(), name: out.detach()})
+
+    for name, part in model.named_modules():
+        if not isinstance(part, AttentionTap):
+            part.register_forward_hook(note(name))
+    with capture(model) as maps, torch.no_grad():
+        out = model(*inputs)
+    return seen, [m.record for m in maps], out
+
+
+def gathered(record: Record, values: Tensor) -> Tensor:
+    """The values (b, c, h', w') as the rows weigh them, (b, c, h, w)."""
+    return (dense(record) @ values.flatten(2).mT).mT.unflatten(2, record.size)
+
+
+def image(channels: int = 8) -> Tensor:
+    return torch.randn(2, channels, 5, 6, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("cls", [CrissCross, PositionAttention])
+def test_residual_attention_uses_the_rows_it_shows(cls: type[nn.Module]) -> None:
+    x, model = image(), cls(8)
+    seen, (record,), out = watch(model, x)
+    value = seen["value_conv" if cls is CrissCross else "value_project"]
+    torch.testing.assert_close(out, x + model.gamma.scale.detach() * gathered(record, value))
+
+
+@pytest.mark.parametrize("mode", ["gaussian", "embedded_gaussian", "dot_product", "concatenation"])
+@pytest.mark.parametrize("sub_sample", [False, True])
+def test_non_local_uses_the_rows_it_shows(mode: str, sub_sample: bool) -> None:
+    seen, (record,), _ = watch(NonLocal(8, mode=mode, sub_sample=sub_sample), image())
+    torch.testing.assert_close(seen[">conv_out"], gathered(record, seen["g"]))
+
+
+@pytest.mark.parametrize("cls", [AsymmetricNonLocal, AsymmetricFusion])
+def test_asymmetric_non_local_uses_the_rows_it_shows(cls: type[nn.Module]) -> None:
+    if cls is AsymmetricFusion:
+        low = torch.randn(2, 6, 11, 9, dtype=torch.float64)  # of another size than the queries
+        seen, (record,), _ = watch(cls(8, low_channels=6), low, image())
+    else:
+        seen, (record,), _ = watch(cls(8), image())
+    torch.testing.assert_close(seen[">stages.0.out_project"], gathered(record, seen["stages.0.value_project"]))
+
+
+def test_object_context_uses_the_regions_it_shows() -> None:
+    x = image()
+    seen, (record,), _ = watch(ObjectContext(8, key_channels=4), x, image(3))
+    objects = torch.einsum("bryx,bcyx->bcr", record.regions(), x)
+    torch.testing.assert_close(seen[">value_project"][..., 0], objects)
+    context = torch.einsum("bryx,bcr->bcyx", record.weights(), seen["value_project"][..., 0])
+    torch.testing.assert_close(seen[">out_project"], context)
+
+
+@pytest.mark.parametrize("mask_size", [(9, 11), (3, 4), (12, 15)])
+def test_point_wise_uses_the_rows_it_shows(mask_size: tuple[int, int]) -> None:
+    seen, records, _ = watch(PointWise(8, mask_size=mask_size, hidden=4, shrink_factor=1), image())
+    assert [record.direction for record in records] == ["collect", "distribute"]
+    both = [gathered(record, seen[name]) for record, name in zip(records, ["reduce", "reduce_p"], strict=True)]
+    torch.testing.assert_close(seen[">proj"], torch.cat(both, dim=1))
+
+
+def test_channel_attention_uses_the_channels_it_shows() -> None:
+    x, model = image() / 5, ChannelAttention(8)
+    _, (record,), out = watch(model, x)
+    context = torch.einsum("bij,bjyx->biyx", record.channels(), x)
+    torch.testing.assert_close(out, x + model.gamma.scale.detach() * context)
+
+
+def test_gates_are_those_that_multiply() -> None:
+    x = image()
+    _, (channel, spatial), out = watch(Polarized(8, sequential=True), x)
+    torch.testing.assert_close(out, x * channel.gate() * spatial.gate())
+    seen, (pooled,), _ = watch(GlobalContext(8, ratio=0.5), x)
+    torch.testing.assert_close(seen[">channel_add_conv"], (x * pooled.gate()).sum((2, 3), keepdim=True))
+
+
+# hops of criss-cross attention
 
 
 @pytest.mark.parametrize("hops", [1, 2, 3])
@@ -210,7 +313,7 @@ def dense(record: CrissCross) -> Tensor:
 def test_composed_hops_are_the_product_of_the_dense_maps(size: tuple[int, int], hops: int) -> None:
     torch.manual_seed(0)
     factors = torch.randn(hops, 2, 2, 3, *size, dtype=torch.float64)
-    records = [CrissCross(q, k) for q, k in factors]
+    records = [CrissCrossRecord(q, k) for q, k in factors]
     product = dense(records[-1])
     for record in reversed(records[:-1]):
         product = product @ dense(record)
@@ -223,13 +326,13 @@ def test_composed_hops_are_the_product_of_the_dense_maps(size: tuple[int, int], 
 def test_composing_in_chunks_changes_nothing() -> None:
     """Wide factors are taken in several bites."""
     q, k = torch.randn(2, 1, 3000, 30, 40) / 55
-    record = CrissCross(q, k)
+    record = CrissCrossRecord(q, k)
     expected = (dense(record)[:, 7 * 40 + 11] @ dense(record)[0]).view(1, 1, 30, 40)
     torch.testing.assert_close(compose([record, record], 7, 11), expected)
 
 
 def test_two_hops_reach_everything() -> None:
-    record = CrissCross(torch.randn(1, 2, 4, 5), torch.randn(1, 2, 4, 5))
+    record = CrissCrossRecord(torch.randn(1, 2, 4, 5), torch.randn(1, 2, 4, 5))
     assert (record.row(1, 2) > 0).sum() == 4 + 5 - 1
     assert (compose([record, record], 1, 2) > 0).all()
 

@@ -177,7 +177,7 @@ def _(record: ChannelPairwise, queries: Sequence[Query], classes: Sequence[str])
     order = received.argsort(descending=True)
     panels = [
         Matrix(_array(attn[order][:, order] * len(attn))),
-        Bars(_array(received * len(attn)), "received", "channels"),
+        Bars(_array(received * len(attn)), f"taken from it, {SHARE}", "channels"),
     ]
     return [("what each channel takes from each other, the most taken from first", SHARE, panels)]
 
