@@ -258,7 +258,7 @@ def small_runner(work_dir: Path, **options: Any) -> Any:
         train_cfg={"by_epoch": False, "max_iters": options.pop("max_iters", 4)},
         optim_wrapper={**wrapper, **options.pop("optim_wrapper", {})},
         default_hooks={"checkpoint": {"type": "CheckpointHook", "interval": 2, "by_epoch": False}},
-        default_scope="mmengine",
+        default_scope="mmattn",
         experiment_name=f"compat_{os.urandom(4).hex()}",
         log_level="ERROR",
         **options,
@@ -412,10 +412,10 @@ def test_eval_returns_the_backbone(name: str) -> None:
 @pytest.mark.parametrize("avg_non_ignore", [False, True])
 @pytest.mark.parametrize("ignored", [0, 3])
 def test_class_weights_go_with_ignored_pixels(avg_non_ignore: bool, ignored: int) -> None:
-    from mmseg.registry import MODELS
+    from mmseg.models.losses import CrossEntropyLoss
 
     weights = [0.5, 2.0, 1.25]
-    loss = MODELS.build({"type": "CrossEntropyLoss", "class_weight": weights, "avg_non_ignore": avg_non_ignore})
+    loss = CrossEntropyLoss(class_weight=weights, avg_non_ignore=avg_non_ignore)
     logits, label = torch.randn(2, 3, 4, 5, dtype=torch.float64), torch.randint(3, (2, 4, 5))
     label.view(-1)[:ignored] = 255
 
