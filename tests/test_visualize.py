@@ -390,6 +390,21 @@ def test_the_truth_is_shown_where_it_lies_beside(model: torch.nn.Module, tmp_pat
     model.dataset_meta = kept
 
 
+def test_the_truth_of_the_configs_own_data_is_shown(model: torch.nn.Module, tmp_path: Path) -> None:
+    image = write_image(tmp_path / "img_dir/test/a.jpg", (20, 30, 3))
+    label = tmp_path / "ann_dir/test/a.png"
+    label.parent.mkdir(parents=True)
+    cv2.imwrite(str(label), np.zeros((20, 30), np.uint8))
+    assert find_label(image) == label
+    assert "ground truth" not in texts(draw(model, image))  # data of somebody else
+    model.cfg.test_dataloader.dataset.data_root = str(tmp_path)
+    assert "ground truth" in texts(draw(model, image))
+    model.cfg.test_dataloader.dataset.type = "ADE20KDataset"  # label 0 is no class there
+    assert "ground truth" not in texts(draw(model, image))
+    model.cfg.test_dataloader.dataset.type = "CityscapesDataset"
+    del model.cfg.test_dataloader.dataset["data_root"]
+
+
 def test_a_model_without_attention_has_nothing_to_show(tmp_path: Path, photo: Path) -> None:
     with pytest.raises(UserError, match="no attention to show; add"):
         draw(make_model(tmp_path / "fcn.py", head='"FCNHead"'), photo)

@@ -10,6 +10,7 @@ import numpy as np
 from mmattn.cli import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+CITYSCAPES_IMAGE = "_leftImg8bit"
 
 
 def find_images(patterns: Iterable[str]) -> list[Path]:
@@ -57,13 +58,15 @@ def read_label(path: Path) -> np.ndarray:
 
 
 def find_label(image: Path) -> Path | None:
-    """The train ids beside an image that has a Cityscapes name, where they exist."""
-    if not image.stem.endswith("_leftImg8bit"):
-        return None
-    name = image.stem.removesuffix("_leftImg8bit") + "_gtFine_labelTrainIds.png"
-    folders = [part if part != "leftImg8bit" else "gtFine" for part in image.absolute().parent.parts]
-    path = Path(*folders, name)
-    return path if path.is_file() else None
+    """The labels of an image in the folders of Cityscapes, or in an img_dir with an ann_dir beside, if they exist."""
+    if image.stem.endswith(CITYSCAPES_IMAGE):
+        name = image.stem.removesuffix(CITYSCAPES_IMAGE) + "_gtFine_labelTrainIds.png"
+        images, labels = "leftImg8bit", "gtFine"
+    else:
+        name, images, labels = image.stem + ".png", "img_dir", "ann_dir"
+    folders = image.absolute().parent.parts
+    path = Path(*(labels if folder == images else folder for folder in folders), name)
+    return path if images in folders and path.is_file() else None
 
 
 def _decode(path: Path, mode: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Run a segmentor on an image and draw what it saw."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +19,9 @@ from mmattn.cli import UserError
 from mmattn.datasets.labels import IGNORE
 from mmattn.engine.config import clear_registry_errors, datasets
 from mmattn.evaluation.palettes import CITYSCAPES, Palette
+from mmattn.registry import DATASETS
 from mmattn.visualization.figure import paint
-from mmattn.visualization.images import find_label, read_image, read_label
+from mmattn.visualization.images import CITYSCAPES_IMAGE, find_label, read_image, read_label
 from mmattn.visualization.scene import Point, Scene, spread_points
 from mmattn.visualization.views import views
 
@@ -30,8 +32,8 @@ def draw(model: nn.Module, image: str | Path | np.ndarray, *, points: Sequence[P
     Args:
         model: A segmentor with its config in ``model.cfg``, as :func:`mmattn.engine.config.build_model` and mmseg's
             ``init_model`` return it.
-        image: A file, or (h, w, 3) uint8, red green blue. Beside a file with a Cityscapes name the ground truth is
-            looked for, if the model knows the classes of Cityscapes.
+        image: A file, or (h, w, 3) uint8, red green blue. Ground truth is looked for beside a file of the config's
+            data, and beside one named as in Cityscapes if the model knows the classes of Cityscapes.
         points: Query pixels (x, y) of the image; by default three of :func:`spread_points`.
         note: Small print in the heading.
 
@@ -48,7 +50,7 @@ def draw(model: nn.Module, image: str | Path | np.ndarray, *, points: Sequence[P
         if not (0 <= x < width and 0 <= y < height):
             raise UserError(f"point {x},{y} is outside {name}: x goes from 0 to {width - 1}, y from 0 to {height - 1}")
     palette = _palette(model)
-    beside = find_label(path) if path and palette.classes == CITYSCAPES.classes else None
+    beside = find_label(path) if path and _known(path, model) else None
     scene = look(model, pixels, label=_checked(beside, pixels, palette) if beside else None)
     if not scene.maps:
         raise UserError(
@@ -112,6 +114,23 @@ def _palette(model: nn.Module) -> Palette:
     hues = np.array([[(i * 111 % 180, 150, 210) for i in range(len(classes))]], np.uint8)
     colours += tuple(map(tuple, cv2.cvtColor(hues, cv2.COLOR_HSV2RGB)[0].tolist()))[len(colours) :]
     return Palette("", classes, colours)
+
+
+def _known(image: Path, model: nn.Module) -> bool:
+    """Whether the labels of an image are of the model's classes."""
+    if image.stem.endswith(CITYSCAPES_IMAGE) and _palette(model).classes == CITYSCAPES.classes:
+        return True
+    return any(
+        Path(dataset.data_root).resolve() in image.resolve().parents
+        for _, dataset in datasets(model.cfg)
+        if dataset.get("data_root") and not _counts_from_one(dataset)
+    )
+
+
+def _counts_from_one(dataset: Any) -> bool:
+    """Whether label 0 stands for no class, as ``reduce_zero_label`` says; such labels are not shown."""
+    default = inspect.signature(DATASETS.get(dataset.type)).parameters.get("reduce_zero_label")
+    return dataset.get("reduce_zero_label", default is not None and default.default)
 
 
 def _checked(path: Path, image: np.ndarray, palette: Palette) -> np.ndarray:
