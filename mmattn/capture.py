@@ -27,7 +27,7 @@ class Captured:
 
     Attributes:
         name: Dotted place of the tap in the model.
-        mechanism: Class name of the mechanism of the catalogue that the tap is in, else of the module that owns the tap.
+        mechanism: Class name of the catalogue's mechanism that the tap is in, else of the module that owns the tap.
         kind: One of :data:`mmattn.layers.tap.KINDS`.
         record: The factors, and the maps they stand for on demand.
         step: 0, 1, ... where one tap fires repeatedly within a forward of the model, as in a recurrence.

@@ -55,10 +55,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmattn.visualization import album, find_images
 
     images = find_images(args.images)
-    folder = album.prepare_folder(args.out_dir or album.folder_of(args.config, args.checkpoint))
     device = album.device_of(args.device)
     config = args.config if args.base else album.config_of(args.config, args.checkpoint)
     model = build_model(load_config(config, args.cfg_options, args.base), args.checkpoint, device)
+    folder = album.prepare_folder(args.out_dir or album.folder_of(args.config, args.checkpoint))
     album.fill(model, images, folder, args.point, note=f"{config.stem}, {Path(args.checkpoint).name}")
 
 
