@@ -226,6 +226,7 @@ def _draw(cfg: Config, save_dir: str | None, **options: Any) -> None:
     hook = cfg.default_hooks.get("visualization")
     if hook is None:
         raise UserError("--show and --show-dir need default_hooks.visualization = dict(type='SegVisualizationHook')")
+    hook.setdefault("interval", 1)  # upstream draws every 50th
     hook.update(draw=True, **options)
     if save_dir:
         cfg.visualizer.save_dir = save_dir

@@ -110,6 +110,7 @@ class SavePredictions(BaseMetric):
         return Image.fromarray(np.array([label.id for label in TRAINED], dtype=np.uint8)[classes])
 
     def _with_palette(self, classes: np.ndarray) -> Image.Image:
-        picture = Image.fromarray(classes, mode="P")
-        picture.putpalette(np.asarray(self.dataset_meta["palette"], dtype=np.uint8).tobytes())
+        picture = Image.fromarray(classes)
+        colours = np.asarray(self.dataset_meta["palette"], dtype=np.uint8)  # (classes, 3)
+        picture.putpalette(colours.tobytes())  # from here on it is of mode P
         return picture
