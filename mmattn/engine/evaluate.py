@@ -41,6 +41,8 @@ PACKAGES = (
 
 
 LINES = 10  # of progress
+TRAINING = ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler")
+TRAINING += ("val_dataloader", "val_cfg", "val_evaluator")
 
 
 class _QuietRunner(Runner):
@@ -144,6 +146,8 @@ def evaluate(
     if pictures:
         _draw(cfg, **pictures)
     check_data(cfg, "test_dataloader")
+    for key in TRAINING:  # upstream builds the training data to ask for the iteration
+        cfg.pop(key, None)
     cfg.test_evaluator = [] if format_only else _evaluators(cfg)
     if out:
         cfg.test_evaluator.append(ConfigDict(type="mmattn.SavePredictions", folder=str(out), values=values))
