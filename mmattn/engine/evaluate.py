@@ -7,6 +7,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 import mmattn
+from mmattn import stack
 from mmattn.cli import UserError
 from mmattn.datasets import sample
 from mmattn.engine import config
@@ -27,18 +29,6 @@ from mmattn.engine.config import clear_registry_errors, datasets, walk, without_
 from mmattn.engine.datacheck import CITYSCAPES, check_data
 from mmattn.engine.weights import load_weights, read_checkpoint
 from mmattn.evaluation.metrics import IoUMetric
-
-PACKAGES = (
-    "torch",
-    "onedl-mmengine",
-    "onedl-mmcv",
-    "onedl-mmsegmentation",
-    "mmengine",
-    "mmcv-lite",
-    "mmcv",
-    "mmsegmentation",
-)
-
 
 LINES = 10  # of progress
 TRAINING = ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler")
@@ -261,11 +251,10 @@ def _place(dataset: ConfigDict) -> dict:
 
 def _versions() -> dict[str, str]:
     found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
+    for module in ("torch", "mmengine", "mmcv", "mmseg"):
+        for package in stack.MINIMUM[module]:
+            with suppress(PackageNotFoundError):
+                found[package] = version(package)
     return found
 
 
