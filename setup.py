@@ -27,8 +27,7 @@ setup(
             "opencv-python>=4.5",
             "matplotlib>=3.5",
             "pillow>=9.1",
-            "cityscapesScripts>=2.2.4",
         ],
-        "test": ["pytest>=8", "ruff>=0.12", "scikit-learn>=1.5"],
+        "test": ["pytest>=8", "ruff>=0.12", "cityscapesScripts>=2.2.4"],
     },
 )

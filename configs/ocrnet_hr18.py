@@ -1,4 +1,6 @@
 _base_ = ["_base_/hr18.py", "_base_/cityscapes.py", "_base_/schedule_40k.py", "_base_/default_runtime.py"]
+zoo = "https://download.openmmlab.com/mmsegmentation/v0.5/ocrnet/ocrnet_hr18_512x1024_40k_cityscapes/"
+zoo += "ocrnet_hr18_512x1024_40k_cityscapes_20200601_033320-401c5bdd.pth"
 model = dict(
     type="CascadeEncoderDecoder",
     num_stages=2,

@@ -1,4 +1,6 @@
 _base_ = ["_base_/r50.py", "_base_/cityscapes.py", "_base_/schedule_40k.py", "_base_/default_runtime.py"]
+zoo = "https://download.openmmlab.com/mmsegmentation/v0.5/psanet/psanet_r50-d8_512x1024_40k_cityscapes/"
+zoo += "psanet_r50-d8_512x1024_40k_cityscapes_20200606_103117-99fac37c.pth"
 # Point-wise spatial attention, ECCV 2018. The other PSA is polarized_r50.py.
 model = dict(
     decode_head=dict(

@@ -76,3 +76,10 @@ def test_attention_loads_no_framework():
 def test_one_paper_one_small_file():
     for path in (ROOT / "mmattn/attention").glob("*.py"):
         assert len(path.read_text().splitlines()) <= 200, path.name
+
+
+def test_readme_tables_are_up_to_date():
+    """``python tools/table.py`` writes them."""
+    from mmattn.engine.costs import heads_table
+
+    assert heads_table(ROOT / "configs") in (ROOT / "README.md").read_text()

@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     readme = ROOT / "README.md"
     old = readme.read_text()
-    new = re.sub(r"(?<=<!-- heads -->\n).*?(?=<!-- end -->)", lambda _: heads_table(ROOT / "configs"), old, flags=re.DOTALL)
+    table = heads_table(ROOT / "configs")
+    new = re.sub(r"(?<=<!-- heads -->\n).*?(?=<!-- end -->)", lambda _: table, old, flags=re.DOTALL)
     if args.check and new != old:
         raise UserError(f"{readme} is out of date; write its tables with: python tools/table.py")
     if not args.check:

@@ -1,4 +1,4 @@
-# The learning rate belongs to 8 images a step: 4 GPUs with 2 each. `auto_scale_lr.enable=True` fits it to another number.
+# The learning rate belongs to 8 images a step: 4 GPUs with 2 each; `auto_scale_lr.enable=True` fits it to others.
 optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=5e-4))
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 param_scheduler = [dict(type="PolyLR", power=0.9, eta_min=1e-4, begin=0, end=40000, by_epoch=False)]

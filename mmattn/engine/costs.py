@@ -56,7 +56,7 @@ def _count(module: nn.Module, *inputs: object) -> tuple[object, Cost]:
 
 
 def heads_table(configs: Path) -> str:
-    """Markdown table of the ResNet-50 models: what the head of each costs at 512 x 1024 and 19 classes.
+    """Markdown table of the models: what the decode head of each costs at 512 x 1024, and whose weights load into it.
 
     Args:
         configs: Folder of the config files.
@@ -64,10 +64,16 @@ def heads_table(configs: Path) -> str:
     Raises:
         UserError: A config does not build.
     """
-    lines = ["| config | head | parameters | GFLOP | of those in attention |", "|---|---|---|---|---|"]
-    for path in sorted(configs.glob("*_r50.py")):
-        head = load_config(path).model.decode_head
+    lines = [
+        "| config | head | parameters | GFLOP | with backbone | published weights |",
+        "|---|---|---|---|---|---|",
+    ]
+    for path in sorted(configs.glob("*.py")):
+        cfg = load_config(path)
+        head = cfg.model.decode_head
         name = (head[-1] if isinstance(head, list) else head).type
-        _, cost = model_costs(path, (512, 1024))
-        lines.append(f"| `{path.stem}` | `{name}` | {cost.parameters / 1e6:.2f} M | {cost.flops / 1e9:.0f} |")
+        backbone, own = model_costs(path, (512, 1024))
+        cells = [f"`{path.stem}`", f"`{name}`", f"{own.parameters / 1e6:.2f} M", f"{own.flops / 1e9:.0f}"]
+        cells += [f"{(own.flops + backbone.flops) / 1e9:.0f}", f"[mmseg]({cfg.zoo})" if "zoo" in cfg else "-"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -1,0 +1,35 @@
+# CamVid on an ordinary machine: MobileNetV2 from ImageNet weights, half-size crops, a schedule of 1000 iterations.
+# The last 15 % of each training sequence are held out to watch; data/README.md says how their lists are made.
+_base_ = ["camvid.py", "mobilenetv2.py"]
+crop_size = (240, 320)
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations"),
+    dict(type="RandomResize", scale=(480, 360), ratio_range=(0.5, 1.5), keep_ratio=True),
+    dict(type="RandomCrop", crop_size=crop_size, cat_max_ratio=0.75),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PhotoMetricDistortion"),
+    dict(type="PackSegInputs"),
+]
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=1,
+    dataset=dict(ann_file="splits/fit.txt", pipeline=train_pipeline),
+)
+val_dataloader = dict(
+    num_workers=1,
+    dataset=dict(
+        ann_file="splits/holdout.txt", data_prefix=dict(img_path="img_dir/train", seg_map_path="ann_dir/train")
+    ),
+)
+model = dict(
+    backbone=dict(init_cfg=dict(type="Pretrained", checkpoint="data/mobilenet_v2_imagenet.pth")),
+    decode_head=dict(channels=256),
+    auxiliary_head=dict(channels=64),
+)
+optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=5e-4, weight_decay=0.01))
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.05, begin=0, end=50, by_epoch=False),
+    dict(type="PolyLR", power=0.9, eta_min=1e-6, begin=50, end=1000, by_epoch=False),
+]
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=1000, val_interval=200)
