@@ -8,6 +8,8 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmattn import cli
@@ -75,6 +77,8 @@ def tool(name: str) -> ModuleType:
 
 def call(name: str, arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> int:
     """Run a tool as its command line would; the exit code."""
+    for manager in (MMLogger, MessageHub, DefaultScope):  # mmengine's singletons outlive a run
+        manager._instance_dict.clear()
     monkeypatch.setattr(sys, "argv", [f"tools/{name}.py", *map(str, arguments)])
     with pytest.raises(SystemExit) as end:
         cli.run(tool(name).main)

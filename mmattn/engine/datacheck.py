@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmattn.cli import UserError
-from mmattn.engine.config import clear_registry_errors, datasets, metainfo
+from mmattn.engine.config import clear_registry_errors, datasets
 from mmattn.registry import DATASETS
 
 CITYSCAPES = Path("data/cityscapes")
@@ -34,13 +34,9 @@ def check_data(cfg: Config, *loaders: str) -> None:
         *loaders: Such as ``test_dataloader``; those of training and validation when none is named.
 
     Raises:
-        UserError: The datasets have no class names; a folder is missing, a dangling link or without images; images lack
+        UserError: A dataset has no class names; a folder is missing, a dangling link or without images; images lack
             their labels.
     """
-    if not metainfo(cfg).get("classes"):
-        raise UserError(
-            "the datasets have no class names: state them once in the config, classes = ('road', 'car', ...)"
-        )
     init_default_scope(cfg.default_scope)
     for key, dataset in datasets(cfg, *(loaders or ("train_dataloader", "val_dataloader"))):
         root = Path(dataset.get("data_root") or ".")
@@ -50,6 +46,8 @@ def check_data(cfg: Config, *loaders: str) -> None:
                 built = DATASETS.build({**dataset, "pipeline": [], "lazy_init": True})
             except ValueError as error:  # mmseg: the class names are no subset of the dataset's own
                 raise UserError(f"{key}: {error}") from error
+        if not built.metainfo.get("classes"):
+            raise UserError(f"{key} has no class names: state them once in the config, classes = ('road', 'car', ...)")
         if hasattr(built, "seg_map_suffix"):
             _check_pairs(key, root, built)
 
