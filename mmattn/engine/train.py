@@ -1,6 +1,7 @@
 """Training: what ``tools/train.py`` does between its arguments and its last line."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,11 @@ from mmattn.cli import UserError
 from mmattn.datasets import sample
 from mmattn.engine import config, datacheck, weights
 
+CHOOSES_DATA = re.compile(r"data_root|data_prefix|ann_file|dataset(\.type)?$")
 BANNER = """{line}
-{reason}: this trains on the built-in sample, drawn street scenes with
-Cityscapes' 19 classes, for {iters} iterations from scratch. Backbone: {backbone}. Decode head: as in the config.
+{reason}: this trains on the built-in sample,
+drawn street scenes with Cityscapes' 19 classes. Iterations: {iters}, from scratch.
+Backbone: {backbone}. Decode head: as in the config.
 The result says that everything works, not how good the model is on photographs.
 {line}"""
 
@@ -80,7 +83,7 @@ def prepare(
     for key in ("model", "train_dataloader", "train_cfg", "optim_wrapper"):
         if not cfg.get(key):
             raise UserError(f"{path} has no {key}: it is no config to train with")
-    chosen = any("data_root" in key or "dataset" in key for key in options)
+    chosen = any(CHOOSES_DATA.search(key) for key in options)
     chosen |= any("train_dataloader" in config.read(config.base_file(name)) for name in base)
     missing = launcher == "none" and not chosen and datacheck.nothing_configured(cfg)
     stem = cfg.get("work_dir") or f"work_dirs/{Path(path).stem}"
@@ -118,7 +121,7 @@ def _use_sample(cfg: Config, options: Mapping[str, Any], reason: str) -> None:
     with config.clear_registry_errors(cfg):
         config.fit_heads(cfg.model)
     iters = cfg.train_cfg.get("max_iters")
-    print(BANNER.format(line="=" * 100, reason=reason, iters=iters, backbone=backbone), flush=True)
+    print(BANNER.format(line="=" * 90, reason=reason, iters=iters, backbone=backbone), flush=True)
     sample.ensure(Path(base.data_root))
 
 
