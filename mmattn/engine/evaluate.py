@@ -1,7 +1,6 @@
 """Testing: what a checkpoint scores on the test data of a config, as a table, as JSON and as predictions on disk."""
 
 import json
-import logging
 import math
 import re
 import time
@@ -15,10 +14,7 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
-from mmengine.hooks import LoggerHook
-from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
 
 import mmattn
 from mmattn import stack
@@ -27,32 +23,13 @@ from mmattn.datasets import sample
 from mmattn.engine import config
 from mmattn.engine.config import clear_registry_errors, datasets, walk, without_pretrained
 from mmattn.engine.datacheck import CITYSCAPES, check_data
+from mmattn.engine.quiet import QuietRunner
 from mmattn.engine.weights import load_weights, read_checkpoint
 from mmattn.evaluation.metrics import IoUMetric
 
 LINES = 10  # of progress
 TRAINING = ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler")
 TRAINING += ("val_dataloader", "val_cfg", "val_evaluator")
-
-
-class _QuietRunner(Runner):
-    """Runner that writes what it says while it is built, some 400 lines, to the log file alone."""
-
-    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
-        logger = super().build_logger(*args, **kwargs)
-        self._consoles = [handler for handler in logger.handlers if type(handler) is logging.StreamHandler]
-        self._levels = [handler.level for handler in self._consoles]
-        for handler in self._consoles:
-            handler.setLevel(max(handler.level, logging.WARNING))
-        return logger
-
-    def speak(self, every: int) -> None:
-        """Log to the console again, a line of progress every so many batches."""
-        for handler, level in zip(self._consoles, self._levels, strict=True):
-            handler.setLevel(level)
-        for hook in self.hooks:
-            if isinstance(hook, LoggerHook):
-                hook.interval = every
 
 
 def prepare(
@@ -143,7 +120,7 @@ def evaluate(
         cfg.test_evaluator.append(ConfigDict(type="mmattn.SavePredictions", folder=str(out), values=values))
 
     with clear_registry_errors(cfg):
-        runner = _QuietRunner.from_cfg(Config(cfg._cfg_dict))  # nameless: the config that the training wrote stays
+        runner = QuietRunner.from_cfg(Config(cfg._cfg_dict))  # nameless: the config that the training wrote stays
         runner.speak(every=math.ceil(len(runner.test_dataloader) / LINES))
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         load_weights(model.module if tta else model, checkpoint)

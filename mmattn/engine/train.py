@@ -16,6 +16,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from mmattn.cli import UserError
 from mmattn.datasets import sample
 from mmattn.engine import config, datacheck, weights
+from mmattn.engine.quiet import QuietRunner
 
 CHOOSES_DATA = re.compile(r"data_root|data_prefix|ann_file|dataset(\.type)?$")
 BANNER = """{line}
@@ -149,7 +150,7 @@ def train(cfg: Config, *, partial: bool = False) -> Outcome:
     """
     config.check_optimizer(cfg)
     with config.clear_registry_errors(cfg):
-        runner = (RUNNERS.build if "runner_type" in cfg else Runner.from_cfg)(cfg)
+        runner = _build_runner(cfg)
         finished = _check_start(cfg, runner, partial)
         runner.train()
         if runner.val_loop is None:
@@ -168,6 +169,14 @@ def train(cfg: Config, *, partial: bool = False) -> Outcome:
         image=_first_image(runner),
         main=is_main_process(),
     )
+
+
+def _build_runner(cfg: Config) -> Runner:
+    if "runner_type" in cfg:
+        return RUNNERS.build(cfg)
+    runner = QuietRunner.from_cfg(cfg)
+    runner.speak()
+    return runner
 
 
 def _check_start(cfg: Config, runner: Runner, partial: bool) -> bool:

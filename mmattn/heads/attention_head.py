@@ -1,6 +1,7 @@
 """Heads of one form: convolution, attention, convolution, concatenation with the input, classifier."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +18,8 @@ class AttentionHead(FCNHead):
     """Any mechanism between the two convolutions of an FCN head.
 
     Args:
-        attention: The mechanism: a config such as ``dict(type='GlobalContext', ratio=1 / 4)``, or a built module.
+        attention: The mechanism: a config such as ``dict(type='GlobalContext', ratio=1 / 4)``, or what makes it from
+            the number of channels.
         recurrence: How often it is applied, always with the same weights.
         kwargs: Arguments of mmseg's FCNHead.
 
@@ -28,12 +30,14 @@ class AttentionHead(FCNHead):
     #: Name of the mechanism in checkpoints.
     block: ClassVar[str] = "attention"
 
-    def __init__(self, attention: dict | nn.Module, recurrence: int = 1, **kwargs: Any) -> None:
+    def __init__(self, attention: dict | Callable[[int], nn.Module], recurrence: int = 1, **kwargs: Any) -> None:
         super().__init__(num_convs=2, **kwargs)
         self.recurrence = recurrence
         if isinstance(attention, dict):
-            attention = MODELS.build({"in_channels": self.channels, **attention})
-        setattr(self, self.block, attention)
+            block = MODELS.build({"in_channels": self.channels, **attention})
+        else:
+            block = attention(self.channels)
+        setattr(self, self.block, block)
 
     def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
         x = self._transform_inputs(inputs)  # (b, in_channels, h, w)
@@ -56,7 +60,7 @@ class CCHead(AttentionHead):
     block = "cca"
 
     def __init__(self, recurrence: int = 2, **kwargs: Any) -> None:
-        super().__init__(CrissCross(kwargs["channels"]), recurrence, **kwargs)
+        super().__init__(CrissCross, recurrence, **kwargs)
 
 
 @MODELS.register_module()
@@ -79,7 +83,7 @@ class GCHead(AttentionHead):
         fusion_types: Sequence[str] = ("channel_add",),
         **kwargs: Any,
     ) -> None:
-        attention = GlobalContext(kwargs["channels"], ratio=ratio, pooling_type=pooling_type, fusion_types=fusion_types)
+        attention = partial(GlobalContext, ratio=ratio, pooling_type=pooling_type, fusion_types=fusion_types)
         super().__init__(attention, **kwargs)
 
 
@@ -100,7 +104,7 @@ class NLHead(AttentionHead):
         self, reduction: int = 2, use_scale: bool = True, mode: str = "embedded_gaussian", **kwargs: Any
     ) -> None:
         layer = conv_layer(kwargs.get("norm_cfg"), None, kwargs.get("conv_cfg"))
-        attention = NonLocal(kwargs["channels"], reduction=reduction, use_scale=use_scale, mode=mode, layer=layer)
+        attention = partial(NonLocal, reduction=reduction, use_scale=use_scale, mode=mode, layer=layer)
         super().__init__(attention, **kwargs)
 
 
@@ -117,4 +121,4 @@ class PolarizedHead(AttentionHead):
     block = "polarized"
 
     def __init__(self, sequential: bool = False, variant: str = "paper", **kwargs: Any) -> None:
-        super().__init__(Polarized(kwargs["channels"], sequential=sequential, variant=variant), **kwargs)
+        super().__init__(partial(Polarized, sequential=sequential, variant=variant), **kwargs)
