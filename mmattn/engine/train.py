@@ -118,6 +118,8 @@ def _use_sample(cfg: Config, options: Mapping[str, Any], reason: str) -> None:
         for _, loss in config.walk(head.get("loss_decode")):
             if str(loss.get("type")).endswith("CrossEntropyLoss"):
                 loss.setdefault("class_weight", weight)
+    if saver := (cfg.get("default_hooks") or {}).get("checkpoint"):
+        saver.update(interval=cfg.train_cfg.max_iters // 4, max_keep_ckpts=1)  # an interrupted run can be resumed
     config.settle(cfg, options)
     with config.clear_registry_errors(cfg):
         config.fit_heads(cfg.model)

@@ -23,7 +23,7 @@ from .labels import TRAIN_IDS
 from .scene import draw
 
 SEED = 1
-CITIES = {"train": ("sampleton", 128), "val": ("drawbridge", 32)}  # split -> city, number of pictures
+CITIES = {"train": ("sampleton", 160), "val": ("drawbridge", 32)}  # split -> city, number of pictures
 STAMP = "sample.json"
 
 

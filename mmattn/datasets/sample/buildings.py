@@ -52,6 +52,11 @@ def facade(
     else:
         x = rng.uniform(0.1, 0.8) * width
         sheet.box(x, 0, x + 1.1, 2.3, shaded(trim, 0.45))
+    for x in rng.uniform(0.3, width - 0.3, int(rng.integers(0, 4))):  # drain pipes
+        sheet.box(x - 0.1, 0, x + 0.1, height, shaded(trim, 0.75))
+        sheet.box(x - 0.05, 0, x + 0.02, height, shaded(trim, 1.1))
+    for _ in range(int(rng.integers(0, 5))):
+        poster(rng, sheet, rng.uniform(0, width - 1), rng.uniform(1, min(height - 2, 4)))
     sheet.box(0, 0, width, 0.5, shaded(colour, 0.7))
     sheet.box(0, height - 0.35, width, height, trim)
     sheet.fade(rng.uniform(0.72, 0.95), 1.05)
@@ -90,7 +95,7 @@ def wall(rng: Rng, width: float, height: float, *, scale: float) -> Sprite:
     """A free-standing wall of brick, concrete or field stone, at times with graffiti or ivy."""
     sheet = Sketch(width, height, scale=scale)
     style = rng.choice(["brick", "concrete", "stone", "plaster"])
-    if style == "plaster":
+    if style == "plaster" or rng.random() < 0.5:
         base = wall_colour(rng)
     elif style == "brick":
         base = tuple(np.array([150, 88, 68]) * rng.uniform(0.7, 1.2) * rng.uniform(0.9, 1.1, 3))
@@ -150,6 +155,19 @@ def fence(rng: Rng, width: float, height: float, *, scale: float) -> Sprite:
         sheet.box(x, 0, x + 0.1, height, shaded(paint, 0.8))
     sheet.grain(rng, 0.2)
     return sheet.sprite(Label.FENCE, np.full(sheet.pixels.shape[:2], 255, np.uint8))
+
+
+def poster(rng: Rng, sheet: Sketch, x: float, y: float) -> None:
+    """An advertisement in the colours and shapes of traffic signs, about one metre wide."""
+    ink = ((190, 36, 40), (34, 78, 158), (232, 232, 226), (240, 190, 40), (34, 34, 36), (40, 110, 70))
+    a, b, c = (ink[i] for i in rng.permutation(len(ink))[:3])
+    if rng.random() < 0.5:
+        sheet.disc((x + 0.5, y + 0.5), 0.5, a)
+        sheet.disc((x + 0.5, y + 0.5), 0.35, b)
+    else:
+        sheet.box(x, y, x + rng.uniform(0.8, 1.6), y + 1, a)
+        sheet.polygon([(x + 0.1, y + 0.1), (x + 0.7, y + 0.1), (x + 0.4, y + 0.85)], b)
+    sheet.box(x + 0.25, y + 0.42, x + 0.75, y + 0.58, c)
 
 
 def _window(

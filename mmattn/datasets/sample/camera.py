@@ -4,6 +4,7 @@ The optical axis is level, and the horizon is moved by shifting the image, so ve
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import cos, sin
 
 import numpy as np
@@ -38,7 +39,7 @@ class Camera:
     def position(self) -> Array:
         return np.array([self.x, self.y, 0.0])
 
-    @property
+    @cached_property
     def matrix(self) -> Array:
         """(3, 4) projection: homogeneous world point -> (column, row, 1) times depth."""
         c, s = cos(self.yaw), sin(self.yaw)

@@ -2,18 +2,24 @@
 
 import numpy as np
 
+from .buildings import poster
 from .labels import Label
 from .sketch import Colour, Sketch, shaded
 from .vehicle import GLASS, LIT, TYRE, Panel, Rng, Vehicle, lights, paint_job, wheels
 
 
 def bus(rng: Rng, *, lamps: bool) -> Vehicle:
-    length, height, width = rng.uniform(9.5, 12.5), rng.uniform(3.0, 3.3), 2.5
+    double = rng.random() < 0.4
+    length, height, width = rng.uniform(9.5, 12.5), rng.uniform(3.0, 3.3) + 1.3 * double, 2.5
     paint, stripe = paint_job(rng), paint_job(rng)
     side = Sketch(length, height, scale=44)
     side.box(0, 0.3, length, height, paint)
     side.box(0, 0.3, length, rng.uniform(0.6, 1.2), stripe)
-    low, high = 1.25, height - 0.55
+    low, high = 1.25, 2.55
+    if double:
+        side.box(0.2, 3.0, length - 0.05, height - 0.4, GLASS)
+        for x in np.arange(0.2, length, 2.0):
+            side.box(x, 3.0, x + 0.1, height - 0.4, paint)
     side.box(0.4, low, length - 0.1, high, GLASS)
     for x in np.arange(0.4, length, rng.uniform(1.3, 1.9)):
         side.box(x, low, x + 0.12, high, shaded(GLASS, 0.5))
@@ -24,7 +30,7 @@ def bus(rng: Rng, *, lamps: bool) -> Vehicle:
     if rng.random() < 0.5:
         x = length * 0.12
         side.box(x, 0.5, x + 2.6, high, tuple(rng.uniform(40, 220, 3)))
-        side.box(x + 0.4, 1.1, x + 2.1, 1.6, tuple(rng.uniform(60, 240, 3)))
+        poster(rng, side, x + 0.6, 1.2)
     side.grain(rng, 0.12)
     wheels(rng, side, (0.24 * length, 0.78 * length), 0.5)
     back, face = Sketch(width, height, scale=44), Sketch(width, height, scale=44)
@@ -70,6 +76,7 @@ def tram(rng: Rng, *, lamps: bool) -> Vehicle:
         end.box(0.4, body - 0.5, width - 0.4, body - 0.16, (30, 28, 26))
         end.box(0.6, body - 0.42, width - 0.6, body - 0.24, (240, 170, 60))
         end.box(0, 0.18, width, 0.55, shaded(stripe, 0.55))
+        end.disc((width / 2, 0.8), 0.2, LIT if lit else (190, 190, 184))
         lights(end, 0.78, LIT if lit else (170, 170, 164))
         end.grain(rng, 0.08)
     panels = [
@@ -85,6 +92,9 @@ def _bus_end(rng: Rng, end: Sketch, paint: Colour, stripe: Colour, *, front: boo
         end.box(x, 0, x + 0.4, 0.5, TYRE)
     end.box(0, 0.3, w, h, paint)
     end.box(0, 0.3, w, 0.95, stripe)
+    if h > 3.8:  # the upper deck
+        end.box(0.15, 3.1, w - 0.15, h - 0.35, GLASS)
+        h = 3.1
     if front:
         end.box(0.1, 1.15, w - 0.1, h - 0.55, GLASS)
         end.polygon([(0.3, h - 0.6), (1.2, h - 0.6), (0.4, 1.3)], shaded(GLASS, 1.5))

@@ -34,8 +34,10 @@ def paint_ground(canvas: Canvas, street: Street, rng: np.random.Generator) -> No
     zone = _zones(street, x, z)
     sharp = np.clip(14 * near * camera.focal / 1000, 0.05, 1)[..., None]  # far textures blur into their mean
     colour = np.empty((*x.shape, 3), np.float32)
-    palette = {Label.ROAD: _asphalt, Label.SIDEWALK: _paving, Label.TERRAIN: _grass}
-    for label, material in palette.items():
+    usual = {Label.ROAD: _asphalt, Label.SIDEWALK: _paving, Label.TERRAIN: _grass}
+    for label, material in usual.items():
+        if rng.random() < 0.25:
+            material = (_asphalt, _paving, _gravel)[rng.integers(3)]
         base, texture = material(rng)
         here = _look_up(texture, x, z)[..., None]
         where = zone == label
@@ -150,6 +152,11 @@ def _grass(rng: np.random.Generator) -> tuple[Array, Array]:
     share = rng.dirichlet([1.2, 0.8, 0.5])
     base = (share[0] * fresh + share[1] * dry + share[2] * soil) * rng.uniform(0.8, 1.25)
     return base, 0.6 * tile(rng, GRID, GRID, cell=3, octaves=1) + 0.5 * tile(rng, GRID, GRID, cell=40)
+
+
+def _gravel(rng: np.random.Generator) -> tuple[Array, Array]:
+    base = rng.uniform(80, 150) * np.array([1.08, 1.0, 0.9]) ** rng.uniform(0.3, 1.6)
+    return base, 0.5 * tile(rng, GRID, GRID, cell=3, octaves=1) + 0.4 * tile(rng, GRID, GRID, cell=40)
 
 
 def _bricks(rng: np.random.Generator, width: int, height: int) -> Array:

@@ -35,8 +35,8 @@ def _build(stage: Stage, sign: int, x: float, lot: Lot) -> None:
     if lot.use == "building":
         _house(stage, sign, x, lot.start, (length, 12, lot.height), scale, shop=stage.some(0.45))
     elif lot.use != "crossing":
-        height = rng.uniform(1.7, 3.2) if lot.use == "wall" else rng.uniform(1.1, 1.9)
-        barrier = buildings.wall if lot.use == "wall" else plants.hedge if stage.some(0.15) else buildings.fence
+        height = rng.uniform(1.8, 3.4) if lot.use == "wall" else rng.uniform(1.3, 2.3)
+        barrier = buildings.wall if lot.use == "wall" else plants.hedge if stage.some(0.08) else buildings.fence
         sprite = barrier(rng, length, height, scale=scale)
         start, along = np.array([x, 0, lot.start]), np.array([0, 0, length])
         stage.build([Face(sprite, start, along, UP * height, np.array([-sign, 0.0, 0.0]))])
@@ -112,7 +112,7 @@ def _lamps(stage: Stage, sign: int, kerb: float) -> None:
 
 def _signs(stage: Stage, x: float) -> None:
     rng, low = stage.rng, stage.rng.uniform(1.9, 2.5)
-    z = stage.sight(x) * rng.uniform(1.05, 2.4)
+    z = stage.sight(x) * rng.uniform(1.05, 1.8)
     stage.stand([furniture.pole(rng, 0.12, low + 0.9)], x, z, (0.12, low + 0.9))
     for _ in range(int(rng.integers(1, 3))):
         sprite, size = furniture.sign(rng)
@@ -122,7 +122,7 @@ def _signs(stage: Stage, x: float) -> None:
 
 def _traffic_lights(stage: Stage, sign: int, x: float) -> None:
     rng, scale = stage.rng, stage.rng.uniform(1.15, 1.5)
-    z, size = stage.sight(x) * rng.uniform(1.05, 2.2), (0.5 * scale, 1.35 * scale)
+    z, size = stage.sight(x) * rng.uniform(1.05, 1.7), (0.5 * scale, 1.35 * scale)
     stage.stand([furniture.pole(rng, 0.16, 3.6)], x, z, (0.16, 3.6))
     for base in (2.4,) if stage.some(0.6) else (2.2, 3.7):
         stage.stand(furniture.traffic_light(rng), x, z - 0.1, size, base=base, turn=rng.uniform(-0.4, 0.4))
@@ -146,7 +146,7 @@ def _bollards_and_bins(stage: Stage, sign: int, kerb: float, front: float) -> No
 def _parked_bikes(stage: Stage, x: float) -> None:
     rng = stage.rng
     for make, share in ((bikes.bicycle, 0.6), (bikes.motorcycle, 0.5)):
-        z = stage.sight(x) * rng.uniform(1.1, 1.9)
+        z = stage.sight(x) * rng.uniform(1.0, 1.6)
         for i in range(int(rng.integers(1, 4)) if stage.some(share) else 0):
             sprites, size = make(rng, ridden=False)
             stage.stand(sprites, x, z + 0.9 * i, stage.facing(*size), turn=rng.uniform(-0.7, 0.7))

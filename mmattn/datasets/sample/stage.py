@@ -60,17 +60,22 @@ class Stage:
 
     def build(self, faces: list[Face]) -> list[Face]:
         """Put up the faces of a body, without those that look away from the camera; returns what is in view."""
-        seen = [face for face in faces if face.normal @ (self.camera.position - face.centre) > 0]
+        seen = [face for face in faces if face.normal @ (self.camera.position - face.centre) > 0.3]
         self.faces += seen
         return seen
 
     def sight(self, x: float) -> float:
         """Distance at which a point of the street at ``x`` comes into view."""
-        return max(3.5, abs(x - self.camera.x) * 2 * self.camera.focal / self.camera.width)
+        return max(4.0, abs(x - self.camera.x) * 2 * self.camera.focal / self.camera.width)
 
     def detail(self, z: float) -> float:
         """Pixels per metre worth drawing at a distance of ``z`` metres and beyond."""
         return float(np.clip(1.2 * self.camera.focal / max(z, 1), 7, 56))
+
+    def clear(self, x: float, z: float, room: float) -> bool:
+        """Whether no vehicle is within ``room`` metres of a point of the street."""
+        places = [(patch.origin, patch.origin + patch.u + patch.v) for patch in self.patches]
+        return not any(a[0] - room < x < b[0] + room and a[2] - room < z < b[2] + room for a, b in places)
 
     def some(self, share: float) -> bool:
         """True in this share of the cases."""

@@ -53,15 +53,15 @@ class Street:
 
 def draw_street(rng: Rng) -> Street:
     """A ground plan with lots on both sides."""
-    lane = rng.uniform(3.0, 3.6)
-    road = lane + (rng.uniform(2.1, 2.5) if rng.random() < 0.6 else rng.uniform(0.2, 0.8))
-    verge = tuple(rng.uniform(1.2, 3.0) if rng.random() < 0.5 else 0.0 for _ in range(2))
+    lane = rng.uniform(2.8, 3.3)
+    road = lane + (rng.uniform(2.0, 2.3) if rng.random() < 0.35 else rng.uniform(0.1, 0.6))
+    verge = tuple(rng.uniform(1.0, 2.4) if rng.random() < 0.5 else 0.0 for _ in range(2))
     return Street(
         road=road,
-        sidewalk=rng.uniform(2.2, 4.2),
+        sidewalk=rng.uniform(2.2, 3.8),
         verge=(verge[0], verge[1]),
         sides=(list(_lots(rng)), list(_lots(rng))),
-        zebra=rng.uniform(6, 18) if rng.random() < 0.4 else None,
+        zebra=rng.uniform(5, 13) if rng.random() < 0.4 else None,
         rails=float(rng.choice([-lane / 2, -lane / 2, lane / 2])) if rng.random() < 0.5 else None,
         lane=lane,
     )
@@ -69,7 +69,7 @@ def draw_street(rng: Rng) -> Street:
 
 def _lots(rng: Rng) -> Iterator[Lot]:
     z, height = rng.uniform(-6, 0), rng.uniform(7, 15)
-    share = rng.dirichlet([1.8, 1.8, 1.4]) * 0.92
+    share = rng.dirichlet([1.6, 2.4, 1.8]) * 0.92
     while z < FAR:
         use = str(rng.choice(["building", "garden", "wall", "crossing"], p=[*share, 0.08]))
         length = rng.uniform(6, 9) if use == "crossing" else rng.uniform(8, 20)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .buildings import poster
 from .labels import Label
 from .sketch import Colour, Sketch, shaded
 from .vehicle import GLASS, LIT, TYRE, Panel, Rng, Vehicle, lights, paint_job, plain, wheels
@@ -47,7 +48,7 @@ def truck(rng: Rng, *, lamps: bool) -> Vehicle:
 def _cargo(rng: Rng, side: Sketch, load: float, floor: float, top: float, cargo: Colour, style: str) -> None:
     if style == "box" and rng.random() < 0.7:
         side.box(load * 0.2, floor + 0.7, load * 0.8, floor + 1.5, paint_job(rng))
-        side.disc((load * 0.3, floor + 1.1), 0.5, paint_job(rng))
+        poster(rng, side, load * 0.3, floor + 0.6)
     if style in ("tarpaulin", "container", "tipper"):
         for x in np.arange(0, load, {"tarpaulin": 1.2, "container": 0.28, "tipper": 0.9}[style]):
             side.box(x, floor, x + 0.1, top, shaded(cargo, 0.75))
