@@ -1,5 +1,5 @@
 # CamVid on an ordinary machine: MobileNetV2 from ImageNet weights, half-size crops, a schedule of 1000 iterations.
-# The last 15 % of each training sequence are held out to watch; data/README.md says how their lists are made.
+# The last 15 % of each training sequence are held out to watch; docs/camvid.md says how their lists are made.
 _base_ = ["camvid.py", "mobilenetv2.py"]
 crop_size = (240, 320)
 train_pipeline = [
