@@ -14,7 +14,7 @@ from mmattn.datasets.sample.camera import Camera, outline
 from mmattn.datasets.sample.scene import draw
 
 ROOT = Path(__file__).parents[1] / "data" / "sample"
-SPLITS = {"train": 128, "val": 32}
+SPLITS = {"train": 160, "val": 32}
 
 
 @pytest.fixture(scope="module")
