@@ -167,7 +167,7 @@ def train(cfg: Config, *, partial: bool = False) -> Outcome:
     return Outcome(
         metrics={key: value for key, value in metrics.items() if not key.endswith("time")},
         config=Path(cfg.work_dir, Path(cfg.filename).name),
-        checkpoint=Path(os.path.relpath(latest)) if latest else None,
+        checkpoint=Path(cfg.work_dir, Path(latest).name) if latest else None,
         image=_first_image(runner),
         main=is_main_process(),
     )
