@@ -49,6 +49,12 @@ optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=1.5e-3, weight_decay=0.01),
     clip_grad=dict(max_norm=5.0),
+    # Adam takes as large a step for the small gradients of queries and keys as for all others: their softmax would
+    # saturate. Gamma starts at 0 and has little time to open the branch.
+    paramwise_cfg=dict(
+        custom_keys={name: dict(lr_mult=0.1) for name in ("query_", "key_", "theta", "phi")}
+        | {"gamma": dict(lr_mult=10.0)}
+    ),
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.05, begin=0, end=40, by_epoch=False),
