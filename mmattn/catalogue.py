@@ -18,6 +18,11 @@ from mmattn.layers.tap import KINDS
 Module = TypeVar("Module", bound=nn.Module)
 _ENTRIES: dict[str, "Entry"] = {}
 
+#: Where a mechanism can stand: in a backbone block, after any module of a backbone, on levels of a neck, in a head.
+PLACES = ("plugin", "wrapper", "neck", "head")
+#: What a mechanism may declare that it cannot do.
+ABILITIES = ("compile", "export", "gradcheck")
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -31,6 +36,9 @@ class Entry:
         example: Constructor arguments of a small instance.
         inputs: Channels of each feature map that ``forward`` takes in that instance.
         idle: Parameters that change nothing, because a softmax takes the same number off all its logits.
+        identity: Whether it returns its input until it is trained.
+        places: Which of :data:`PLACES` it can stand in.
+        cannot: Which of :data:`ABILITIES` it lacks.
     """
 
     name: str
@@ -40,6 +48,9 @@ class Entry:
     example: Mapping[str, Any]
     inputs: tuple[int, ...]
     idle: tuple[str, ...]
+    identity: bool
+    places: tuple[str, ...]
+    cannot: tuple[str, ...]
 
     @property
     def summary(self) -> str:
@@ -54,6 +65,9 @@ def register(
     example: Mapping[str, Any],
     inputs: tuple[int, ...] | None = None,
     idle: tuple[str, ...] = (),
+    identity: bool = False,
+    places: tuple[str, ...] = PLACES,
+    cannot: tuple[str, ...] = (),
 ) -> Callable[[type[Module]], type[Module]]:
     """Enter a class under its name in snake case.
 
@@ -63,18 +77,24 @@ def register(
         example: Constructor arguments of a small instance; ``channels`` among them.
         inputs: Channels of each input map of that instance; ``(channels,)`` when left out.
         idle: Parameters that change nothing.
+        identity: Whether it returns its input until it is trained.
+        places: Where it can stand.
+        cannot: What it lacks; the contract tests assert that it fails.
 
     Raises:
-        ValueError: The name is taken, or a kind is unknown.
+        ValueError: The name is taken, or a kind, a place or an ability is unknown.
     """
 
     def enter(cls: type[Module]) -> type[Module]:
         name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
         if name in _ENTRIES:
             raise ValueError(f"{name} is in the catalogue already, as {_ENTRIES[name].cls}")
-        if unknown := set(kinds) - set(KINDS):
-            raise ValueError(f"{name}: unknown kinds {sorted(unknown)}, there are {KINDS}")
-        _ENTRIES[name] = Entry(name, cls, paper, kinds, example, inputs or (example["channels"],), idle)
+        for given, known in ((kinds, KINDS), (places, PLACES), (cannot, ABILITIES)):
+            if unknown := set(given) - set(known):
+                raise ValueError(f"{name}: unknown {sorted(unknown)}, there are {known}")
+        _ENTRIES[name] = Entry(
+            name, cls, paper, kinds, example, inputs or (example["channels"],), idle, identity, places, cannot
+        )
         return cls
 
     return enter

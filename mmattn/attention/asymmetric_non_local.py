@@ -68,6 +68,7 @@ class AsymmetricNonLocal(nn.Module):
     kinds=("pairwise",),
     example={"channels": 16, "low_channels": 12, "key_channels": 8},
     inputs=(12, 16),
+    places=(),
 )
 class AsymmetricFusion(nn.Module):
     """Asymmetric fusion non-local block (AFNB): a coarse level attends to the pyramid of a finer one.

@@ -21,7 +21,13 @@ from mmattn.layers.records import CrissCross as CrissCrossRecord
 from mmattn.ops import criss_cross
 
 
-@register(paper="1811.11721", kinds=("criss_cross",), example={"channels": 16}, idle=("key_conv.bias",))
+@register(
+    paper="1811.11721",
+    kinds=("criss_cross",),
+    example={"channels": 16},
+    idle=("key_conv.bias",),
+    identity=True,
+)
 class CrissCross(nn.Module):
     """Criss-cross attention of CCNet, one recurrence. Starts as the identity.
 

@@ -25,7 +25,13 @@ from mmattn.layers import AttentionTap, Scale, attend, plane, tokens, without_au
 from mmattn.layers.records import ChannelPairwise, Pairwise
 
 
-@register(paper="1809.02983", kinds=("pairwise",), example={"channels": 16}, idle=("key_project.bias",))
+@register(
+    paper="1809.02983",
+    kinds=("pairwise",),
+    example={"channels": 16},
+    idle=("key_project.bias",),
+    identity=True,
+)
 class PositionAttention(nn.Module):
     """Position attention module (PAM). Starts as the identity.
 
@@ -59,7 +65,7 @@ class PositionAttention(nn.Module):
         nn.init.zeros_(self.gamma.scale)
 
 
-@register(paper="1809.02983", kinds=("channel_pairwise",), example={"channels": 16})
+@register(paper="1809.02983", kinds=("channel_pairwise",), example={"channels": 16}, identity=True)
 class ChannelAttention(nn.Module):
     """Channel attention module (CAM). Starts as the identity; gamma is its only parameter.
 

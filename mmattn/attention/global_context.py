@@ -21,7 +21,13 @@ from mmattn.catalogue import register
 from mmattn.layers import AttentionTap, kaiming_start, zero_start
 
 
-@register(paper="1904.11492", kinds=("spatial",), example={"channels": 16, "ratio": 1 / 4}, idle=("conv_mask.bias",))
+@register(
+    paper="1904.11492",
+    kinds=("spatial",),
+    example={"channels": 16, "ratio": 1 / 4},
+    idle=("conv_mask.bias",),
+    identity=True,
+)
 class GlobalContext(nn.Module):
     """Global context (GC) block. Starts as the identity, or as x / 2 with ``channel_mul``.
 

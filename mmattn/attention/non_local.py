@@ -25,7 +25,13 @@ from mmattn.layers.records import Additive, Pairwise
 Mode = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
 
 
-@register(paper="1711.07971", kinds=("pairwise",), example={"channels": 16}, idle=("phi.conv.bias",))
+@register(
+    paper="1711.07971",
+    kinds=("pairwise",),
+    example={"channels": 16},
+    idle=("phi.conv.bias",),
+    identity=True,
+)
 class NonLocal(nn.Module):
     """Non-local block on images. Starts as the identity.
 

@@ -25,7 +25,13 @@ from mmattn.layers import AttentionTap, ConvNormAct, Layer, attend, plane, token
 from mmattn.layers.records import Regions
 
 
-@register(paper="1909.11065", kinds=("regions",), example={"channels": 16, "key_channels": 8}, inputs=(16, 5))
+@register(
+    paper="1909.11065",
+    kinds=("regions",),
+    example={"channels": 16, "key_channels": 8},
+    inputs=(16, 5),
+    places=(),
+)
 class ObjectContext(nn.Module):
     """Spatial gathering and object attention of OCRNet.
 

@@ -8,7 +8,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 Layer = Callable[..., nn.Module]
 
@@ -45,6 +47,24 @@ class ConvNormAct(nn.Sequential):
         if act is not None:
             children["activate"] = act()
         super().__init__(children)
+
+
+def check_batch(block: nn.Module, x: Tensor) -> None:
+    """Refuse to train a batch norm on one value per channel, in words that help.
+
+    Call it on features pooled to one pixel. With ``SyncBN`` on several processes one image each is enough.
+
+    Raises:
+        ValueError: A batch norm of ``block`` is training and ``x`` (b, c, h, w) has one value per channel.
+    """
+    if x.numel() != x.shape[1] or (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    if any(isinstance(norm, _BatchNorm) and norm.training for norm in block.modules()):
+        raise ValueError(
+            f"{type(block).__name__} normalises over the batch after pooling to one pixel: with one image that is one "
+            "value per channel. Train with two or more images per GPU, or with a norm such as GroupNorm "
+            "(norm_cfg=dict(type='GN', num_groups=...))"
+        )
 
 
 def kaiming_start(conv: nn.Conv2d, mode: str = "fan_out") -> None:

@@ -54,3 +54,29 @@ class AttentionTap(nn.Module):
 
     def extra_repr(self) -> str:
         return self.kind
+
+
+class LossTap(nn.Module):
+    """Where a mechanism shows a loss of its own, such as the budget of a hard mask, once per forward in training.
+
+    The mechanism calls ``self.budget.offer(lambda: loss)``; whoever trains listens, adds the losses to its own and
+    logs them. Nothing is kept while nobody listens.
+
+    Args:
+        name: Name of the loss, ``budget`` is logged as ``loss_budget``.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.listeners: list[Callable[[str, Tensor], None]] = []
+
+    def offer(self, make: Callable[[], Tensor]) -> None:
+        """Shows the loss that ``make`` returns, with its gradient; it is called only while somebody listens."""
+        if self.listeners and torch._C._current_graph_task_id() == -1:  # not inside backward
+            loss = make()
+            for listener in self.listeners:
+                listener(self.name, loss)
+
+    def extra_repr(self) -> str:
+        return self.name

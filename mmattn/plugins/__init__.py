@@ -11,7 +11,7 @@ import inspect
 from functools import partial
 from typing import Any
 
-from mmcv.cnn import ConvModule
+from mmcv.cnn import ConvModule, build_norm_layer
 from torch import nn
 
 from mmattn.attention import entries
@@ -20,16 +20,23 @@ from mmattn.registry import MODELS
 
 
 def derive(entry: Entry) -> type[nn.Module]:
-    """The plugin class of one mechanism. It takes ``norm_cfg`` where the mechanism takes a ``layer``."""
-    with_layer = "layer" in inspect.signature(entry.cls).parameters
+    """The plugin class of one mechanism. It takes ``norm_cfg`` where the mechanism takes a ``layer`` or a ``norm``."""
+    factories = {"layer", "norm"} & set(inspect.signature(entry.cls).parameters)
 
     def __init__(self: nn.Module, in_channels: int, norm_cfg: dict | None = None, **arguments: Any) -> None:
-        if with_layer:
-            arguments["layer"] = conv_layer(norm_cfg or {"type": "BN"}, {"type": "ReLU"}, None)
+        norm_cfg = norm_cfg or {"type": "BN"}
+        if "layer" in factories:
+            arguments["layer"] = conv_layer(norm_cfg, {"type": "ReLU"}, None)
+        if "norm" in factories:
+            arguments["norm"] = partial(_norm, norm_cfg)
         entry.cls.__init__(self, in_channels, **arguments)
 
     body = {"__init__": __init__, "__doc__": entry.cls.__doc__, "__module__": __name__, "_abbr_": entry.name}
     return type(entry.cls.__name__, (entry.cls,), body)
+
+
+def _norm(norm_cfg: dict, channels: int) -> nn.Module:
+    return build_norm_layer(norm_cfg, channels)[1]
 
 
 def conv_layer(norm_cfg: dict | None, act_cfg: dict | None, conv_cfg: dict | None) -> partial[nn.Module]:

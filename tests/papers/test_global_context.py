@@ -1,0 +1,32 @@
+"""GlobalContext against its equations."""
+
+import torch
+
+from mmattn.attention import GlobalContext
+from papers import H, W, count, formula, linear, mix, picture, pixels, softmax
+
+count(GlobalContext, {256: 8753, 512: 33889})
+
+
+@formula(GlobalContext, channels=8, ratio=1 / 2)
+@formula(GlobalContext, channels=8, ratio=1 / 4, pooling_type="avg", fusion_types=("channel_mul",))
+@formula(GlobalContext, channels=8, ratio=1 / 4, fusion_types=("channel_mul", "channel_add"))
+def global_context(m, x):
+    if m.conv_mask is None:
+        context = sum(pixels(x)) / (H * W)
+    else:
+        context = mix(softmax([linear(m.conv_mask, p)[0] for p in pixels(x)]), pixels(x))
+
+    def transform(t):
+        narrow = linear(t[0], context)
+        centred = narrow - narrow.mean()
+        normed = centred / ((centred**2).mean() + t[1].eps).sqrt() * t[1].weight.flatten() + t[1].bias.flatten()
+        return linear(t[3], normed.clamp(min=0))
+
+    y = pixels(x)
+    if m.channel_mul_conv is not None:
+        gate = 1 / (1 + torch.exp(-transform(m.channel_mul_conv)))
+        y = [gate * p for p in y]
+    if m.channel_add_conv is not None:
+        y = [p + transform(m.channel_add_conv) for p in y]
+    return picture(y, x)
