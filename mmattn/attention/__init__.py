@@ -3,6 +3,7 @@
 from mmattn.attention.asymmetric_non_local import AsymmetricFusion, AsymmetricNonLocal
 from mmattn.attention.criss_cross import CrissCross
 from mmattn.attention.dual_attention import ChannelAttention, PositionAttention
+from mmattn.attention.frequency_channel import FrequencyChannel
 from mmattn.attention.global_context import GlobalContext
 from mmattn.attention.non_local import NonLocal
 from mmattn.attention.object_context import ObjectContext
@@ -15,6 +16,7 @@ __all__ = [
     "AsymmetricNonLocal",
     "ChannelAttention",
     "CrissCross",
+    "FrequencyChannel",
     "GlobalContext",
     "NonLocal",
     "ObjectContext",
