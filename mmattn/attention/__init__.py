@@ -2,6 +2,7 @@
 
 from mmattn.attention.asymmetric_non_local import AsymmetricFusion, AsymmetricNonLocal
 from mmattn.attention.criss_cross import CrissCross
+from mmattn.attention.double_attention import DoubleAttention
 from mmattn.attention.dual_attention import ChannelAttention, PositionAttention
 from mmattn.attention.frequency_channel import FrequencyChannel
 from mmattn.attention.global_context import GlobalContext
@@ -9,6 +10,7 @@ from mmattn.attention.non_local import NonLocal
 from mmattn.attention.object_context import ObjectContext
 from mmattn.attention.point_wise import PointWise
 from mmattn.attention.polarized import Polarized
+from mmattn.attention.selective_kernel import SelectiveKernel
 from mmattn.catalogue import create, entries
 
 __all__ = [
@@ -16,6 +18,7 @@ __all__ = [
     "AsymmetricNonLocal",
     "ChannelAttention",
     "CrissCross",
+    "DoubleAttention",
     "FrequencyChannel",
     "GlobalContext",
     "NonLocal",
@@ -23,6 +26,7 @@ __all__ = [
     "PointWise",
     "Polarized",
     "PositionAttention",
+    "SelectiveKernel",
     "create",
     "entries",
 ]
