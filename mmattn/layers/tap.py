@@ -74,9 +74,15 @@ class LossTap(nn.Module):
     def offer(self, make: Callable[[], Tensor]) -> None:
         """Shows the loss that ``make`` returns, with its gradient; it is called only while somebody listens."""
         if self.listeners and torch._C._current_graph_task_id() == -1:  # not inside backward
-            loss = make()
+            # a checkpoint around must not count on what the loss saves: it recomputes when nobody listens any more
+            with torch.autograd.graph.saved_tensors_hooks(_keep, _keep):
+                loss = make()
             for listener in self.listeners:
                 listener(self.name, loss)
 
     def extra_repr(self) -> str:
         return self.name
+
+
+def _keep(saved: Tensor) -> Tensor:
+    return saved
