@@ -23,6 +23,8 @@ EVERYWHERE = {
     "find_packages_by_import_name",
     "load_weights_only",
     "chain_plugins",
+    "plug_into_every_block",
+    "recompute_with_gradients",
     "return_self_from_train",
     "weigh_labelled_pixels_alone",
 }

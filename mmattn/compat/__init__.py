@@ -7,7 +7,7 @@ superfluous. :func:`apply` runs them all; ``mmattn.registry`` calls it before it
 from collections.abc import Callable
 from functools import cache
 
-from mmattn.compat import backbones, checkpoints, devices, losses, packages
+from mmattn.compat import backbones, blocks, checkpoints, devices, losses, packages
 
 # in this order: mmseg does not import before the first two
 MENDS: tuple[Callable[[], bool], ...] = (
@@ -18,7 +18,9 @@ MENDS: tuple[Callable[[], bool], ...] = (
     checkpoints.load_weights_only,
     devices.mixed_precision_on_cpu,
     devices.distributed_on_cpu,
-    backbones.chain_plugins,
+    blocks.chain_plugins,
+    blocks.plug_into_every_block,
+    blocks.recompute_with_gradients,
     backbones.return_self_from_train,
     losses.weigh_labelled_pixels_alone,
 )

@@ -1,13 +1,14 @@
-"""Mechanisms inside a backbone block: one plugin class for each entry of the catalogue.
+"""Mechanisms at the door: one class for each entry of the catalogue that can stand in a network.
 
     backbone=dict(type='ResNet', plugins=[dict(cfg=dict(type='mmattn.GlobalContext', ratio=1 / 16),
                                                stages=(False, True, True, True), position='after_conv3')])
 
-A plugin is the mechanism itself under the constructor that mmcv calls: ``in_channels`` for ``channels``, a config for
-each factory; arguments, parameter names and weights are the same.
+Each is the mechanism itself under the constructor that mmcv calls: ``in_channels`` for ``channels``, a config for each
+factory; arguments, parameter names and weights are the same.
 """
 
 import inspect
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -16,11 +17,20 @@ from torch import nn
 
 from mmattn.attention import entries
 from mmattn.catalogue import Entry
+from mmattn.cli import UserError
 from mmattn.registry import MODELS
+
+#: What each place of the catalogue is called in messages.
+_WHERE = {
+    "plugin": "in a block of a backbone (plugins=...)",
+    "wrapper": "after a module of a backbone (AttentionBackbone)",
+    "neck": "in a neck",
+    "head": "in a head",
+}
 
 
 def derive(entry: Entry) -> type[nn.Module]:
-    """The plugin class of one mechanism. It takes ``norm_cfg`` where the mechanism takes a ``layer`` or a ``norm``."""
+    """The class of one mechanism at the door. It takes ``norm_cfg``, for a mechanism with a ``layer`` or a ``norm``."""
     factories = {"layer", "norm"} & set(inspect.signature(entry.cls).parameters)
 
     def __init__(self: nn.Module, in_channels: int, norm_cfg: dict | None = None, **arguments: Any) -> None:
@@ -31,8 +41,31 @@ def derive(entry: Entry) -> type[nn.Module]:
             arguments["norm"] = partial(_norm, norm_cfg)
         entry.cls.__init__(self, in_channels, **arguments)
 
-    body = {"__init__": __init__, "__doc__": entry.cls.__doc__, "__module__": __name__, "_abbr_": entry.name}
-    return type(entry.cls.__name__, (entry.cls,), body)
+    body = {"__init__": __init__, "__doc__": entry.cls.__doc__, "__module__": __name__}
+    return type(entry.cls.__name__, (entry.cls,), body | {"_abbr_": entry.name, "entry": entry})
+
+
+def build(cfg: Mapping[str, Any], channels: int, norm_cfg: dict | None, place: str, **arguments: Any) -> nn.Module:
+    """The module of a config such as ``dict(type='SqueezeExcite')``, at one of the catalogue's places.
+
+    Args:
+        cfg: Of a mechanism, or of any registered module with ``in_channels``.
+        channels: Of the features there.
+        norm_cfg: How the place normalises; a mechanism does so too unless its config names another.
+        place: One of :data:`mmattn.catalogue.PLACES`.
+        arguments: What the place knows beside that.
+
+    Raises:
+        UserError: The mechanism cannot stand there.
+    """
+    kind = MODELS.get(cfg["type"]) if isinstance(cfg["type"], str) else cfg["type"]
+    entry: Entry | None = getattr(kind, "entry", None)
+    if entry is not None:
+        if place not in entry.places:
+            where = " or ".join(_WHERE[known] for known in entry.places)
+            raise UserError(f"{entry.cls.__name__} does not stand {_WHERE[place]}; it stands {where}")
+        arguments["norm_cfg"] = norm_cfg
+    return MODELS.build({"in_channels": channels, **arguments, **cfg})
 
 
 def _norm(norm_cfg: dict, channels: int) -> nn.Module:
@@ -66,5 +99,5 @@ def _conv_module(
 
 
 for _entry in entries():
-    if len(_entry.inputs) == 1:
+    if _entry.places:
         MODELS.register_module(module=derive(_entry))
