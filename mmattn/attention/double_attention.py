@@ -40,9 +40,9 @@ class DoubleAttention(nn.Module):
 
     def __init__(self, channels: int, *, m: int | None = None, n: int | None = None, zero_init: bool = False) -> None:
         super().__init__()
-        m = max(1, channels // 4) if m is None else m
-        n = max(1, channels // 4) if n is None else n
-        if min(m, n) < 1:
+        m = channels // 4 if m is None else m
+        n = channels // 4 if n is None else n
+        if m < 1 or n < 1:
             raise ValueError(f"m={m}, n={n}: each must be at least 1")
         self.zero_init = zero_init
         self.feature = nn.Conv2d(channels, m, kernel_size=1)

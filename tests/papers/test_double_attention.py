@@ -18,6 +18,7 @@ def gathered(m, x):
 
 @formula(DoubleAttention, channels=8)
 @formula(DoubleAttention, channels=6, m=5, n=3, zero_init=True)
+@formula(DoubleAttention, channels=6, m=1, n=1)
 def double_attention(m, x):
     features = [linear(m.feature, p) for p in pixels(x)]
     regions = [mix(list(row), features) for row in gathered(m, x)]
