@@ -10,6 +10,7 @@ from mmattn.attention.non_local import NonLocal
 from mmattn.attention.object_context import ObjectContext
 from mmattn.attention.point_wise import PointWise
 from mmattn.attention.polarized import Polarized
+from mmattn.attention.selective_kernel import SelectiveKernel
 from mmattn.catalogue import create, entries
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "PointWise",
     "Polarized",
     "PositionAttention",
+    "SelectiveKernel",
     "create",
     "entries",
 ]
