@@ -11,6 +11,7 @@ from mmattn.attention.object_context import ObjectContext
 from mmattn.attention.point_wise import PointWise
 from mmattn.attention.polarized import Polarized
 from mmattn.attention.selective_kernel import SelectiveKernel
+from mmattn.attention.squeeze_excite import SqueezeExcite
 from mmattn.catalogue import create, entries
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Polarized",
     "PositionAttention",
     "SelectiveKernel",
+    "SqueezeExcite",
     "create",
     "entries",
 ]
