@@ -4,6 +4,7 @@ from mmattn.attention.asymmetric_non_local import AsymmetricFusion, AsymmetricNo
 from mmattn.attention.criss_cross import CrissCross
 from mmattn.attention.double_attention import DoubleAttention
 from mmattn.attention.dual_attention import ChannelAttention, PositionAttention
+from mmattn.attention.efficient_channel import EfficientChannel
 from mmattn.attention.frequency_channel import FrequencyChannel
 from mmattn.attention.global_context import GlobalContext
 from mmattn.attention.non_local import NonLocal
@@ -20,6 +21,7 @@ __all__ = [
     "ChannelAttention",
     "CrissCross",
     "DoubleAttention",
+    "EfficientChannel",
     "FrequencyChannel",
     "GlobalContext",
     "NonLocal",
