@@ -11,14 +11,17 @@ from mmattn.attention.non_local import NonLocal
 from mmattn.attention.object_context import ObjectContext
 from mmattn.attention.point_wise import PointWise
 from mmattn.attention.polarized import Polarized
+from mmattn.attention.scse import SCSE, ChannelSE, SpatialSE
 from mmattn.attention.selective_kernel import SelectiveKernel
 from mmattn.attention.squeeze_excite import SqueezeExcite
 from mmattn.catalogue import create, entries
 
 __all__ = [
+    "SCSE",
     "AsymmetricFusion",
     "AsymmetricNonLocal",
     "ChannelAttention",
+    "ChannelSE",
     "CrissCross",
     "DoubleAttention",
     "EfficientChannel",
@@ -30,6 +33,7 @@ __all__ = [
     "Polarized",
     "PositionAttention",
     "SelectiveKernel",
+    "SpatialSE",
     "SqueezeExcite",
     "create",
     "entries",
