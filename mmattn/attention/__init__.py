@@ -7,6 +7,7 @@ from mmattn.attention.dual_attention import ChannelAttention, PositionAttention
 from mmattn.attention.efficient_channel import EfficientChannel
 from mmattn.attention.frequency_channel import FrequencyChannel
 from mmattn.attention.global_context import GlobalContext
+from mmattn.attention.multi_head import MultiHead
 from mmattn.attention.non_local import NonLocal
 from mmattn.attention.object_context import ObjectContext
 from mmattn.attention.point_wise import PointWise
@@ -27,6 +28,7 @@ __all__ = [
     "EfficientChannel",
     "FrequencyChannel",
     "GlobalContext",
+    "MultiHead",
     "NonLocal",
     "ObjectContext",
     "PointWise",
