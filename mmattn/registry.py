@@ -18,7 +18,7 @@ register_all_modules(init_default_scope=False)  # a child's look-up does not imp
 
 #: Where our modules of each registry are; they are imported at its first look-up.
 _LOCATIONS = {
-    "MODELS": ["mmattn.heads", "mmattn.plugins"],
+    "MODELS": [f"mmattn.{room}" for room in ("plugins", "backbones", "necks", "heads", "segmentors")],
     "DATASETS": ["mmattn.datasets.camvid"],
     "TRANSFORMS": ["mmattn.datasets.check_labels"],
     "METRICS": ["mmattn.evaluation.metrics"],

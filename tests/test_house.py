@@ -14,7 +14,8 @@ FLOORS = (
     {"attention", "capture"},
     {"compat"},
     {"registry"},
-    {"heads", "plugins", "datasets", "evaluation"},
+    {"plugins"},
+    {"backbones", "necks", "heads", "segmentors", "datasets", "evaluation"},
     {"engine", "visualization"},
 )
 TORCH_ONLY = {"catalogue", "layers", "ops", "attention", "capture"}

@@ -9,7 +9,7 @@ from mmseg.models.decode_heads import FCNHead
 from torch import Tensor, nn
 
 from mmattn.attention import CrissCross, GlobalContext, NonLocal, Polarized
-from mmattn.plugins import conv_layer
+from mmattn.plugins import build, conv_layer
 from mmattn.registry import MODELS
 
 
@@ -19,9 +19,12 @@ class AttentionHead(FCNHead):
 
     Args:
         attention: The mechanism: a config such as ``dict(type='GlobalContext', ratio=1 / 4)``, or what makes it from
-            the number of channels.
+            the number of channels. By a config it normalises as the head does, unless that names a ``norm_cfg``.
         recurrence: How often it is applied, always with the same weights.
         kwargs: Arguments of mmseg's FCNHead.
+
+    Raises:
+        UserError: The mechanism of a config does not stand in a head.
 
     Shape:
         inputs: Feature maps of the backbone, (b, in_channels, h, w) the chosen one; returns (b, classes, h, w) logits.
@@ -34,7 +37,7 @@ class AttentionHead(FCNHead):
         super().__init__(num_convs=2, **kwargs)
         self.recurrence = recurrence
         if isinstance(attention, dict):
-            block = MODELS.build({"in_channels": self.channels, **attention})
+            block = build(attention, self.channels, self.norm_cfg, "head")
         else:
             block = attention(self.channels)
         setattr(self, self.block, block)
