@@ -67,6 +67,7 @@ test_cfg = dict(type="TestLoop")
 # What takes the place of a large backbone; the heads keep their width and are fitted to its channels.
 small_backbones = dict(
     ResNet=dict(depth=18, base_channels=32, stem_channels=32, strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2)),
+    ResNeXt=dict(base_channels=32, stem_channels=32, base_width=2, strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2)),
     HRNet=dict(
         extra=dict(
             stage1=dict(num_blocks=(1,)),

@@ -227,16 +227,20 @@ def _check_while_loading(cfg: Config, classes: Sequence[str] | None, ignore_inde
 
 
 def fit_heads(model: ConfigDict) -> None:
-    """Set each head's ``in_channels`` to what the backbone gives, after the backbone was exchanged.
+    """Set ``in_channels`` of necks and heads to what comes before them, after the backbone was exchanged."""
 
-    A model with a neck is left alone: its heads see the neck.
-    """
-    if model.get("neck"):
-        return
-    given = {key: value for key, value in model.backbone.items() if key not in ("init_cfg", "pretrained")}
-    backbone = revert_sync_batchnorm(mmattn.registry.MODELS.build(given)).eval()
-    with torch.no_grad():
-        channels = [feature.shape[1] for feature in backbone(torch.zeros(1, 3, 64, 64))]
+    def run(cfg: Mapping, features: Any) -> Sequence[torch.Tensor]:
+        given = {key: value for key, value in cfg.items() if key not in ("init_cfg", "pretrained")}
+        with torch.no_grad():
+            return revert_sync_batchnorm(mmattn.registry.MODELS.build(given)).eval()(features)
+
+    features = run(model.backbone, torch.zeros(1, 3, 64, 64))
+    necks = model.get("neck") or []
+    for neck in necks if isinstance(necks, list | tuple) else [necks]:
+        if isinstance(neck.get("in_channels"), list | tuple):
+            neck.in_channels = [feature.shape[1] for feature in features]
+        features = run(neck, features)
+    channels = [feature.shape[1] for feature in features]
     for head in heads(model):
         index = head.get("in_index", -1)
         head.in_channels = [channels[i] for i in index] if isinstance(index, list | tuple) else channels[index]

@@ -19,6 +19,7 @@ from mmattn.engine import config, datacheck, weights
 from mmattn.engine.quiet import QuietRunner
 
 CHOOSES_DATA = re.compile(r"data_root|data_prefix|ann_file|dataset(\.type)?$")
+BACKBONE_START = re.compile(r"model\.pretrained|model(\.backbone)+\.(pretrained|init_cfg\.checkpoint)")
 BANNER = """{line}
 {reason}: this trains on the built-in sample,
 drawn street scenes with Cityscapes' 19 classes. Iterations: {iters}, from scratch.
@@ -130,12 +131,15 @@ def _use_sample(cfg: Config, options: Mapping[str, Any], reason: str) -> None:
 
 def _shrink(cfg: Config, small: Mapping[str, Mapping]) -> str | None:
     """Give the backbone of a known family its small settings; what to call it then."""
-    backbone = cfg.model.backbone
+    key, backbone = "model.backbone", cfg.model.backbone
+    attended = isinstance(backbone.get("backbone"), Mapping)
+    if attended:
+        key, backbone = f"{key}.backbone", backbone.backbone
     for family, settings in small.items():
         if str(backbone.type).rpartition(".")[2].startswith(family):
-            # mmseg's shallow ResNets take no plugins
-            kept = {key: value for key, value in settings.items() if key != "depth" or not backbone.get("plugins")}
-            cfg.merge_from_dict({"model.backbone": kept})
+            # names of modules and positions in a block go with the depth
+            keep_depth = attended or backbone.get("plugins")
+            cfg.merge_from_dict({key: {k: v for k, v in settings.items() if k != "depth" or not keep_depth}})
             return f"{family}, smaller than in the config"
     return None
 
@@ -187,7 +191,7 @@ def _check_start(cfg: Config, runner: Runner, partial: bool) -> bool:
     start = cfg.get("load_from")
     if not cfg.resume:
         for key, source, prefix in _pretrained(cfg):
-            if key in ("model.pretrained", "model.backbone.pretrained", "model.backbone.init_cfg.checkpoint"):
+            if BACKBONE_START.fullmatch(key):
                 weights.check_backbone(model.backbone, source, prefix)
         if start:
             weights.load_weights(model, start, finetune=True, partial=partial)
