@@ -16,7 +16,7 @@ from mmattn.cli import UserError
 from mmattn.engine.config import build_model, heads, load_config, without_pretrained
 from mmattn.registry import MODELS
 
-CONFIGS = sorted((tiny.REPOSITORY / "configs").glob("*.py"))
+CONFIGS = sorted(path for path in (tiny.REPOSITORY / "configs").rglob("*.py") if path.parent.name != "_base_")
 ZOO = Path(mmseg.__file__).parent / ".mim" / "configs"
 # config -> the config of mmseg whose checkpoint loads into it
 PAIRS = {

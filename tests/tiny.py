@@ -41,6 +41,13 @@ extra = dict(stage1=dict(num_blocks=(1,)), stage2=stage(2), stage3=stage(3), sta
 model = dict(pretrained=None, backbone=dict(extra=extra))
 del stage
 """
+# what a config of another backbone gets, by a part of its name
+SMALL = {
+    "hr18": HRNET,
+    "senet_r50": "model = dict(pretrained=None, backbone=dict(base_channels=8, stem_channels=8))",
+    "sknet_r50": "model = dict(pretrained=None, backbone=dict(base_channels=8, stem_channels=8, base_width=1))",
+    "mobilenetv2": "model = dict(pretrained=None, backbone=dict(backbone=dict(widen_factor=0.25)))",
+}
 
 
 def cityscapes(root: Path, train: int = 4, val: int = 2, classes: int = 19) -> None:
@@ -61,7 +68,7 @@ def cityscapes(root: Path, train: int = 4, val: int = 2, classes: int = 19) -> N
 
 def bases(folder: Path, config: str = "") -> list[str]:
     """Base files for ``--base``: the data, and a small backbone for that config."""
-    small = HRNET if "hr18" in config else RESNET
+    small = next((text for part, text in SMALL.items() if part in config), RESNET)
     (folder / "tiny_data.py").write_text(DATA)
     (folder / "tiny_backbone.py").write_text(small)
     return [str(folder / "tiny_data.py"), str(folder / "tiny_backbone.py")]
