@@ -12,13 +12,13 @@ from mmattn.attention.non_local import NonLocal
 from mmattn.attention.object_context import ObjectContext
 from mmattn.attention.point_wise import PointWise
 from mmattn.attention.polarized import Polarized
+from mmattn.attention.residual_attention import ResidualAttention
 from mmattn.attention.scse import SCSE, ChannelSE, SpatialSE
 from mmattn.attention.selective_kernel import SelectiveKernel
 from mmattn.attention.squeeze_excite import SqueezeExcite
 from mmattn.catalogue import create, entries
 
 __all__ = [
-    "SCSE",
     "AsymmetricFusion",
     "AsymmetricNonLocal",
     "ChannelAttention",
@@ -34,6 +34,8 @@ __all__ = [
     "PointWise",
     "Polarized",
     "PositionAttention",
+    "ResidualAttention",
+    "SCSE",
     "SelectiveKernel",
     "SpatialSE",
     "SqueezeExcite",
