@@ -7,6 +7,7 @@ from mmattn.attention.dual_attention import ChannelAttention, PositionAttention
 from mmattn.attention.efficient_channel import EfficientChannel
 from mmattn.attention.frequency_channel import FrequencyChannel
 from mmattn.attention.global_context import GlobalContext
+from mmattn.attention.hard_attention import HardAttention
 from mmattn.attention.multi_head import MultiHead
 from mmattn.attention.non_local import NonLocal
 from mmattn.attention.object_context import ObjectContext
@@ -19,6 +20,7 @@ from mmattn.attention.squeeze_excite import SqueezeExcite
 from mmattn.catalogue import create, entries
 
 __all__ = [
+    "SCSE",
     "AsymmetricFusion",
     "AsymmetricNonLocal",
     "ChannelAttention",
@@ -28,6 +30,7 @@ __all__ = [
     "EfficientChannel",
     "FrequencyChannel",
     "GlobalContext",
+    "HardAttention",
     "MultiHead",
     "NonLocal",
     "ObjectContext",
@@ -35,7 +38,6 @@ __all__ = [
     "Polarized",
     "PositionAttention",
     "ResidualAttention",
-    "SCSE",
     "SelectiveKernel",
     "SpatialSE",
     "SqueezeExcite",

@@ -13,6 +13,7 @@ from papers import H, W, conv, count, formula, linear, mix, normed, picture, pix
 
 count(MultiHead, {256: 263168, 512: 1050624})
 count(MultiHead, {256: 4 * 256**2 + 4 * 256 + 4 * 256**2 + 3 * 256}, key_reduction=2)
+count(MultiHead, {256: 263168 + (127 + 127) * 32}, position="relative")
 count(MultiHead, {256: 263168 + (2 * 7 - 1 + 2 * 9 - 1) * 64}, num_heads=4, position="relative", size=(7, 9))
 count(MultiHead, {512: 1050624 + 2 * 512 + 1}, position="sine", residual=True)
 
