@@ -1,6 +1,7 @@
 """Attention mechanisms, one paper one file. Importing this package fills the catalogue."""
 
 from mmattn.attention.asymmetric_non_local import AsymmetricFusion, AsymmetricNonLocal
+from mmattn.attention.attention_gate import AttentionGate
 from mmattn.attention.criss_cross import CrissCross
 from mmattn.attention.double_attention import DoubleAttention
 from mmattn.attention.dual_attention import ChannelAttention, PositionAttention
@@ -23,6 +24,7 @@ __all__ = [
     "SCSE",
     "AsymmetricFusion",
     "AsymmetricNonLocal",
+    "AttentionGate",
     "ChannelAttention",
     "ChannelSE",
     "CrissCross",
