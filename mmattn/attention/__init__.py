@@ -2,6 +2,7 @@
 
 from mmattn.attention.asymmetric_non_local import AsymmetricFusion, AsymmetricNonLocal
 from mmattn.attention.attention_gate import AttentionGate
+from mmattn.attention.bisenet import AttentionRefinement, FeatureFusion
 from mmattn.attention.criss_cross import CrissCross
 from mmattn.attention.double_attention import DoubleAttention
 from mmattn.attention.dual_attention import ChannelAttention, PositionAttention
@@ -25,11 +26,13 @@ __all__ = [
     "AsymmetricFusion",
     "AsymmetricNonLocal",
     "AttentionGate",
+    "AttentionRefinement",
     "ChannelAttention",
     "ChannelSE",
     "CrissCross",
     "DoubleAttention",
     "EfficientChannel",
+    "FeatureFusion",
     "FrequencyChannel",
     "GlobalContext",
     "HardAttention",

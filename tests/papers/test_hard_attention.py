@@ -51,10 +51,10 @@ def gumbel(like):
 
 
 @pytest.mark.parametrize("form", ["bernoulli", "top_k", "glimpse"])
-@pytest.mark.parametrize("tau", [1.0, 0.4])
-def test_binary_forward_and_soft_backward(form, tau):
+@pytest.mark.parametrize("temperature", [{}, {"tau": 0.4}])
+def test_binary_forward_and_soft_backward(form, temperature):
     """The gradient of the logits is that of s, by hand, at the noise that was drawn."""
-    module, x = drawn(form=form, tau=tau, ratio=1 / 2)
+    (module, x), tau = drawn(form=form, ratio=1 / 2, **temperature), temperature.get("tau", 1.0)
     if form == "glimpse":
         module.transform = torch.nn.Identity()
     x.requires_grad_()
@@ -139,11 +139,15 @@ def test_top_k_keeps_its_share_even_of_equal_logits(rho, kept):
         assert mask_of(module, image).sum((1, 2, 3)).tolist() == [kept, kept]
 
 
-def test_the_mask_stays_binary_in_half_precision():
-    module, x = drawn()
+def test_half_precision_has_a_binary_mask_and_an_exact_budget():
+    module, x = drawn(budget=1.0)
+    x, losses = x.half(), []
+    module.budget.listeners.append(lambda name, loss: losses.append(loss))
     with torch.autocast("cpu", dtype=torch.float16):
-        y = module.float()(x.float())
-    assert ((y == 0) | (y == x.float())).all()
+        y = module.float()(x)
+    assert y.dtype == torch.float16
+    assert ((y == 0) | (y == x)).all()
+    assert losses[0].dtype == torch.float32
 
 
 def test_the_budget_trains_the_share_that_is_kept():
