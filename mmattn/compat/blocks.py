@@ -138,17 +138,15 @@ def _entry(kind: str | type) -> Entry | None:
 def _check_position(
     block: nn.Module, kind: str | type, entry: Entry | None, position: str | None, known: Sequence[str]
 ) -> None:
-    name = entry.cls.__name__ if entry else kind
     replaces = entry is not None and entry.places == ("plugin",)
     sockets = [key for key in known if (key == "conv2") == replaces]
     if position in sockets:
         return
-    if replaces and not sockets:
-        hint = "it replaces the 3x3 of a bottleneck: take a depth of 50 or more and position='conv2'"
-    elif replaces:
-        hint = "it replaces the block's 3x3: position='conv2'"
-    elif position == "conv2":
-        hint = f"it does not replace a convolution: take {', '.join(sockets[:-1])} or {sockets[-1]}"
+    if replaces:
+        depth = "" if sockets else "a depth of 50 or more and "
+        hint = f"it replaces the 3x3 of a bottleneck: take {depth}position='conv2'"
     else:
-        hint = f"there are {', '.join(sockets)}"
-    raise UserError(f"plugin {name} at position {position!r} of a {type(block).__name__}: {hint}")
+        reason = "it replaces no convolution: " if position == "conv2" else ""
+        hint = f"{reason}take {', '.join(sockets[:-1])} or {sockets[-1]}"
+    name = entry.cls.__name__ if entry else getattr(kind, "__name__", kind)
+    raise UserError(f"plugins: {name} at position {position!r} of a {type(block).__name__}: {hint}")
