@@ -128,17 +128,28 @@ def pyramid(vectors: list[Tensor], h: int, w: int, scales: tuple[int, ...]) -> l
     ]
 
 
-def bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resizing of (c, h, w) where the centres of the pixels count (``align_corners=False``)."""
+def bilinear(x: Tensor, size: tuple[int, int], *, aligned: bool = False) -> Tensor:
+    """Bilinear resizing of (c, h, w): the centres of the pixels count, or their corner ones when ``aligned``."""
     _, h, w = x.shape
     y = x.new_zeros(len(x), *size)
+
+    def source(i: int, length: int, resized: int) -> float:
+        if aligned:
+            return i * (length - 1) / max(resized - 1, 1)
+        return max((i + 0.5) * length / resized - 0.5, 0)
+
     for i in range(size[0]):
         for j in range(size[1]):
-            r = max((i + 0.5) * h / size[0] - 0.5, 0)
-            s = max((j + 0.5) * w / size[1] - 0.5, 0)
+            r, s = source(i, h, size[0]), source(j, w, size[1])
             top, left = int(r), int(s)
             below, right = min(top + 1, h - 1), min(left + 1, w - 1)
             a, b = r - top, s - left
             y[:, i, j] = (1 - a) * ((1 - b) * x[:, top, left] + b * x[:, top, right])
             y[:, i, j] += a * ((1 - b) * x[:, below, left] + b * x[:, below, right])
     return y
+
+
+def max_pooled(x: Tensor, k: int) -> Tensor:
+    """Maxima of (c, h, w) in k x k cells, the last ones of what is left."""
+    rows, columns = (range(0, n, k) for n in x.shape[1:])
+    return torch.stack([torch.stack([x[:, i : i + k, j : j + k].amax((1, 2)) for j in columns], 1) for i in rows], 1)

@@ -1,34 +1,64 @@
 """AsymmetricFusion and AsymmetricNonLocal against its equations."""
 
+from functools import partial
+
 import torch
 
 from mmattn.attention import AsymmetricFusion, AsymmetricNonLocal
-from papers import H, W, cna, count, formula, linear, mix, picture, pixels, pyramid, softmax
+from papers import (
+    H,
+    W,
+    bilinear,
+    cna,
+    count,
+    each,
+    formula,
+    linear,
+    max_pooled,
+    mix,
+    normed,
+    picture,
+    pixels,
+    pyramid,
+    softmax,
+)
 
 count(AsymmetricNonLocal, {256: 329216, 512: 919808}, key_channels=256)
+count(AsymmetricNonLocal, {256: 230528, 1: 11})  # one channel still has one key
 count(AsymmetricFusion, {256: 329728, 512: 854784}, key_channels=256, low_channels=128)
+count(AsymmetricFusion, {256: 230784}, low_channels=128)
+count(AsymmetricFusion, {1: 14}, low_channels=1)
 
 
-def asymmetric(stage, low, high):
+def asymmetric(stage, low, high, query_scale, scales):
     """What each pixel of ``high`` gathers from the pyramid of ``low``."""
     h, w = low.shape[1:]
-    keys = pyramid([cna(stage.key_project, p) for p in pixels(low)], h, w, stage.pool_scales)
-    values = pyramid([linear(stage.value_project, p) for p in pixels(low)], h, w, stage.pool_scales)
-    for p in pixels(high):
-        q = cna(stage.query_project, p)
-        attn = softmax([q @ k / len(q) ** 0.5 for k in keys])
-        yield linear(stage.out_project, mix(attn, values))
+    keys = pyramid([cna(stage.key_project, p) for p in pixels(low)], h, w, scales)
+    values = pyramid([linear(stage.value_project, p) for p in pixels(low)], h, w, scales)
+    queries = each(partial(cna, stage.query_project), high)
+    if query_scale > 1:
+        queries = max_pooled(queries, query_scale)
+    attended = [mix(softmax([q @ k / len(q) ** 0.5 for k in keys]), values) for q in pixels(queries)]
+    context = picture([linear(stage.out_project, c) for c in attended], queries)
+    return bilinear(context, high.shape[1:], aligned=True) if query_scale > 1 else context
 
 
-@formula(AsymmetricNonLocal, channels=6, key_channels=4)
-@formula(AsymmetricNonLocal, channels=6, key_channels=4, query_scales=(1, 1), key_pool_scales=(1, 2))
-def asymmetric_non_local(m, x):
-    contexts = [list(asymmetric(stage, x, x)) for stage in m.stages]
-    out = [cna(m.bottleneck, torch.cat([sum(c), p])) for *c, p in zip(*contexts, pixels(x), strict=True)]
-    return picture(out, x)
+def asymmetric_non_local(query_scales, scales, m, x):
+    context = sum(asymmetric(stage, x, x, s, scales) for stage, s in zip(m.stages, query_scales, strict=True))
+    return picture([cna(m.bottleneck, torch.cat(pair)) for pair in zip(pixels(context), pixels(x), strict=True)], x)
 
 
-@formula(AsymmetricFusion, inputs=[(5, 7, 9), (6, H, W)], channels=6, low_channels=5, key_channels=4)
-def asymmetric_fusion(m, low, high):
-    context = asymmetric(m.stages[0], low, high)
-    return picture([cna(m.bottleneck, torch.cat([c, p])) for c, p in zip(context, pixels(high), strict=True)], high)
+def asymmetric_fusion(query_scales, scales, m, low, high):
+    context = sum(asymmetric(stage, low, high, s, scales) for stage, s in zip(m.stages, query_scales, strict=True))
+    joined = [torch.cat(pair) for pair in zip(pixels(context), pixels(high), strict=True)]
+    return picture([normed(m.bottleneck.bn, linear(m.bottleneck.conv, p)) for p in joined], high)  # no ReLU
+
+
+DEFAULT = ((1,), (1, 3, 6, 8))
+formula(AsymmetricNonLocal, channels=6, key_channels=4)(partial(asymmetric_non_local, *DEFAULT))
+formula(AsymmetricNonLocal, channels=6, query_scales=(1, 2), key_pool_scales=(1, 2))(
+    partial(asymmetric_non_local, (1, 2), (1, 2))
+)
+LEVELS = {"inputs": [(5, 7, 9), (6, H, W)], "channels": 6, "low_channels": 5}
+formula(AsymmetricFusion, **LEVELS, key_channels=4)(partial(asymmetric_fusion, *DEFAULT))
+formula(AsymmetricFusion, **LEVELS, query_scales=(2,), key_pool_scales=(2, 3))(partial(asymmetric_fusion, (2,), (2, 3)))
