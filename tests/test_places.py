@@ -27,7 +27,8 @@ from mmattn.registry import DATASETS, MODELS
 
 SYNC = {"type": "SyncBN"}
 GROUP = {"type": "GN", "num_groups": 1}
-SINGLE = [(place, entry) for entry in entries() for place in entry.places if len(entry.inputs) == 1]
+ALL = [(place, entry) for entry in entries() for place in entry.places]
+SINGLE = [(place, entry) for place, entry in ALL if len(entry.inputs) == 1]
 EVERY = pytest.mark.parametrize(("place", "entry"), [pytest.param(p, e, id=f"{e.name}-{p}") for p, e in SINGLE])
 IDENTITY = pytest.mark.parametrize(
     ("place", "entry"), [pytest.param(p, e, id=f"{e.name}-{p}") for p, e in SINGLE if e.identity]
@@ -169,7 +170,7 @@ def street(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
 
 
 @pytest.mark.slow
-@EVERY
+@pytest.mark.parametrize(("place", "entry"), [pytest.param(p, e, id=f"{e.name}-{p}") for p, e in ALL])
 def test_trains_on_the_sample(place: str, entry: Entry, street: list[dict]) -> None:
     """In the last stage of the backbone that the sample is trained with."""
     small = read(base_file("sample")).small_backbones["ResNet"]
@@ -185,8 +186,11 @@ def test_trains_on_the_sample(place: str, entry: Entry, street: list[dict]) -> N
     elif place == "wrapper":
         plain = {"type": "AttentionBackbone", "backbone": plain, "attention": [{"cfg": cfg, "after": "layer4"}]}
     elif place == "neck":
-        levels = [width // 8, width // 4, width // 2, width]
-        extra["neck"] = {"type": "AttentionNeck", "in_channels": levels, "levels": [3], "attention": cfg}
+        extra["neck"] = {"type": "AttentionNeck", "levels": [3], "attention": cfg}
+        if len(entry.inputs) == 2:
+            extra["neck"] = {"type": "GatedNeck", "levels": [1, 2], "attention": {"type": entry.cls.__name__}}
+            head |= {"in_channels": width // 4, "in_index": 1}
+        extra["neck"]["in_channels"] = [width // 8, width // 4, width // 2, width]
     else:
         head |= {"type": "AttentionHead", "attention": cfg, "channels": entry.example["channels"]}
         del head["num_convs"]
@@ -450,10 +454,6 @@ def test_neck_gives_each_chosen_level_its_own() -> None:
     for y, factor, level in zip(neck(x), (2, 1, 2), x, strict=True):
         torch.testing.assert_close(y, factor * level)
     assert [module.in_channels for module in neck.attention.values()] == [4, 8]
-    with pytest.raises(UserError, match=r"levels of AttentionNeck: \[3\] of 3 levels"):
-        MODELS.build(
-            {"type": "AttentionNeck", "in_channels": [4, 6, 8], "attention": {"type": Double}, "levels": [0, 3]}
-        )
 
 
 def test_necks_are_chained_by_a_list() -> None:
@@ -466,6 +466,66 @@ def test_necks_are_chained_by_a_list() -> None:
     expected = model.neck[0](model.backbone(x))
     for y, level in zip(model.extract_feat(x), expected, strict=True):
         torch.testing.assert_close(y, 2 * level)
+
+
+PAIRS = [pytest.param(e, id=e.name) for _, e in ALL if len(e.inputs) == 2]
+
+
+@pytest.mark.parametrize("entry", PAIRS)
+def test_neck_of_two_maps_trains_with_the_norm_of_its_config(entry: Entry) -> None:
+    neck = {"type": "GatedNeck", "in_channels": [16, 32, 64], "attention": {"type": entry.cls.__name__}}
+    neck |= {"refine": {"type": "AttentionRefinement"}, "norm_cfg": SYNC}
+    model = segmentor(resnet(stages=3), fcn(16, in_index=0), neck=neck)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    model.init_weights()
+    model = revert_sync_batchnorm(model).train()
+    assert [type(gate).__name__ for gate in model.neck.attention.values()] == [entry.cls.__name__] * 2
+    assert len(model.neck.refine) == 2
+    total(model.loss(*batch())).backward()
+    assert [name for name, parameter in model.neck.named_parameters() if parameter.grad is None] == []
+
+
+class Sum(nn.Module):
+    """Fine plus the mean of what is coarser."""
+
+    def __init__(self, in_channels: int, gate_channels: int) -> None:
+        super().__init__()
+        self.channels = (in_channels, gate_channels)
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        assert self.channels == (x.shape[1], gate.shape[1])
+        return x + gate.mean()
+
+
+def test_gated_neck_goes_from_the_top_down() -> None:
+    config = {"type": "GatedNeck", "in_channels": [4, 6, 8], "attention": {"type": Sum}, "refine": {"type": Double}}
+    x = [torch.randn(1, c, size, size) for c, size in ((4, 8), (6, 4), (8, 2))]
+    fine, middle, coarse = MODELS.build(config)(x)
+    torch.testing.assert_close(coarse, 2 * x[2])
+    torch.testing.assert_close(middle, 2 * x[1] + coarse.mean())
+    torch.testing.assert_close(fine, x[0] + middle.mean())
+    one = MODELS.build({**config, "levels": [1], "refine": None})(x)
+    for y, expected in zip(one, (x[0], x[1] + x[2].mean(), x[2]), strict=True):
+        torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        ({"type": "GatedNeck", "levels": [1]}, r"levels of GatedNeck: \[1\]; of 2 levels 0 to 0 have a coarser one"),
+        ({"type": "GatedNeck", "attention": {"type": "Polarized"}}, "two feature maps, .*; Polarized takes 1"),
+        ({"type": "AttentionNeck", "attention": {"type": "AttentionGate"}}, "AttentionGate goes to a GatedNeck"),
+        ({"type": "AttentionNeck", "attention": {"type": Double}, "levels": [2]}, r"\[2\] of 2 levels"),
+    ],
+)
+def test_a_wrong_neck_is_told_what_to_do(config: dict, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        MODELS.build({"in_channels": [16, 32], **config})
+
+
+def test_a_mechanism_of_two_maps_stands_in_a_neck_alone() -> None:
+    with pytest.raises(UserError, match="AttentionGate does not stand in a head; it stands in a neck"):
+        model_with("head", {"type": "AttentionGate"}, 16)
 
 
 # -- losses of mechanisms ------------------------------------------------------------------------------------------

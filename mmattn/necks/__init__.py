@@ -1,5 +1,6 @@
 """Necks: mechanisms on the levels of a pyramid."""
 
 from mmattn.necks.attention_neck import AttentionNeck
+from mmattn.necks.gated_neck import GatedNeck
 
-__all__ = ["AttentionNeck"]
+__all__ = ["AttentionNeck", "GatedNeck"]

@@ -12,7 +12,7 @@ from mmengine.model import BaseModule, ModuleDict
 from torch import Tensor
 
 from mmattn.cli import UserError
-from mmattn.plugins import build
+from mmattn.plugins import build, entry_of
 from mmattn.registry import MODELS
 
 
@@ -45,6 +45,10 @@ class AttentionNeck(BaseModule):
         levels = range(count) if levels is None else levels
         if wrong := [level for level in levels if not -count <= level < count]:
             raise UserError(f"levels of AttentionNeck: {wrong} of {count} levels, which are counted from 0")
+        if (entry := entry_of(attention)) and len(entry.inputs) != 1:
+            raise UserError(
+                f"AttentionNeck takes a mechanism of one feature map; {entry.cls.__name__} goes to a GatedNeck"
+            )
         self.attention = ModuleDict(
             {f"level{level % count}": build(attention, in_channels[level], norm_cfg, "neck") for level in levels}
         )

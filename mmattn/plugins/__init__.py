@@ -58,14 +58,19 @@ def build(cfg: Mapping[str, Any], channels: int, norm_cfg: dict | None, place: s
     Raises:
         UserError: The mechanism cannot stand there.
     """
-    kind = MODELS.get(cfg["type"]) if isinstance(cfg["type"], str) else cfg["type"]
-    entry: Entry | None = getattr(kind, "entry", None)
+    entry = entry_of(cfg)
     if entry is not None:
         if place not in entry.places:
             where = " or ".join(_WHERE[known] for known in entry.places)
             raise UserError(f"{entry.cls.__name__} does not stand {_WHERE[place]}; it stands {where}")
         arguments["norm_cfg"] = norm_cfg
     return MODELS.build({"in_channels": channels, **arguments, **cfg})
+
+
+def entry_of(cfg: Mapping[str, Any]) -> Entry | None:
+    """The catalogue's entry of a config; None for what is not of the catalogue."""
+    kind = MODELS.get(cfg["type"]) if isinstance(cfg["type"], str) else cfg["type"]
+    return getattr(kind, "entry", None)
 
 
 def _norm(norm_cfg: dict, channels: int) -> nn.Module:
