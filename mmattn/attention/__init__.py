@@ -10,6 +10,7 @@ from mmattn.attention.efficient_channel import EfficientChannel
 from mmattn.attention.frequency_channel import FrequencyChannel
 from mmattn.attention.global_context import GlobalContext
 from mmattn.attention.hard_attention import HardAttention
+from mmattn.attention.interaction_aggregation import InteractionAggregation
 from mmattn.attention.multi_head import MultiHead
 from mmattn.attention.non_local import NonLocal
 from mmattn.attention.object_context import ObjectContext
@@ -36,6 +37,7 @@ __all__ = [
     "FrequencyChannel",
     "GlobalContext",
     "HardAttention",
+    "InteractionAggregation",
     "MultiHead",
     "NonLocal",
     "ObjectContext",

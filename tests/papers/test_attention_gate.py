@@ -18,8 +18,8 @@ count(AttentionGate, {512: 1837569}, gate_channels=1024, inter_channels=512)
 @formula(AttentionGate, inputs=[(4, 7, 5), (5, 2, 3)], channels=4, gate_channels=5, variant="softplus")
 @formula(AttentionGate, inputs=[(4, 6, 5), (5, 3, 1)], channels=4, gate_channels=5, variant="softmax")
 @formula(AttentionGate, inputs=[(4, 1, 1), (5, 1, 1)], channels=4, gate_channels=5, inter_channels=3)
-@formula(AttentionGate, inputs=[(4, 5, 7), (5, 4, 4)], channels=4, gate_channels=5, stride=3)
-@formula(AttentionGate, inputs=[(4, 3, 4), (5, 3, 4)], channels=4, gate_channels=5, stride=1)
+@formula(AttentionGate, inputs=[(4, 4, 7), (5, 4, 4)], channels=4, gate_channels=5, stride=3)
+@formula(AttentionGate, inputs=[(4, 3, 4), (5, 3, 4)], channels=4, gate_channels=5, stride=1, inter_channels=1)
 def attention_gate(m, x, g):
     return each(lambda p: normed(m.norm, linear(m.out, p)), gate_of(m, x, g) * x)
 
@@ -58,12 +58,14 @@ def test_the_whole_image_is_open_where_the_gate_says_so():
         torch.testing.assert_close(module(x, g), module.norm(module.out(gate * x)))
 
 
-def test_starts_as_the_authors_do():
+@pytest.mark.parametrize("again", [False, True])
+def test_starts_as_the_authors_do(again):
     torch.manual_seed(0)
     module = AttentionGate(256, gate_channels=512)
-    for parameter in module.parameters():
-        parameter.data.fill_(7.0)
-    module.init_weights()
+    if again:
+        for parameter in module.parameters():
+            parameter.data.fill_(7.0)
+        module.init_weights()
     for conv_, fan_in in ((module.theta, 4 * 256), (module.phi, 512), (module.psi, 128), (module.out, 256)):
         assert conv_.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.2)
     assert module.norm.weight.mean().item() == pytest.approx(1, abs=0.01)
