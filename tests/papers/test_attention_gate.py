@@ -1,5 +1,7 @@
 """AttentionGate against its equations."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -14,26 +16,40 @@ count(AttentionGate, {256: 460033}, gate_channels=512, inter_channels=256)
 count(AttentionGate, {512: 1837569}, gate_channels=1024, inter_channels=512)
 
 
-@formula(AttentionGate, inputs=[(4, 6, 8), (5, 3, 4)], channels=4, gate_channels=5)
-@formula(AttentionGate, inputs=[(4, 7, 5), (5, 2, 3)], channels=4, gate_channels=5, variant="softplus")
-@formula(AttentionGate, inputs=[(4, 6, 5), (5, 3, 1)], channels=4, gate_channels=5, variant="softmax")
-@formula(AttentionGate, inputs=[(4, 1, 1), (5, 1, 1)], channels=4, gate_channels=5, inter_channels=3)
-@formula(AttentionGate, inputs=[(4, 4, 7), (5, 4, 4)], channels=4, gate_channels=5, stride=3)
-@formula(AttentionGate, inputs=[(4, 3, 4), (5, 3, 4)], channels=4, gate_channels=5, stride=1, inter_channels=1)
-def attention_gate(m, x, g):
-    return each(lambda p: normed(m.norm, linear(m.out, p)), gate_of(m, x, g) * x)
+def attention_gate(stride, variant, m, x, g):
+    return each(lambda p: normed(m.norm, linear(m.out, p)), gate_of(stride, variant, m, x, g) * x)
 
 
-def gate_of(m, x, g):
-    (h, w), s = x.shape[1:], m.stride
+def gate_of(s, variant, m, x, g):
+    h, w = x.shape[1:]
     padded = x.new_zeros(len(x), h + -h % s, w + -w % s)
     padded[:, :h, :w] = x
     theta = conv(m.theta, padded)
     compared = theta + bilinear(each(lambda p: linear(m.phi, p), g), theta.shape[1:])
-    compared = torch.log(1 + torch.exp(compared)) if m.variant == "softplus" else compared.clamp(min=0)
+    compared = torch.log(1 + torch.exp(compared)) if variant == "softplus" else compared.clamp(min=0)
     logits = each(lambda p: linear(m.psi, p), compared)
-    alpha = picture(softmax(pixels(logits)), logits) if m.variant == "softmax" else sigmoid(logits)
+    alpha = picture(softmax(pixels(logits)), logits) if variant == "softmax" else sigmoid(logits)
     return bilinear(alpha, (h, w))
+
+
+for fine, coarse, variant in (  # even sides, odd ones, one pixel
+    ((6, 8), (3, 4), "sigmoid"),
+    ((7, 5), (2, 3), "softplus"),
+    ((6, 5), (3, 1), "softmax"),
+    ((1, 1), (1, 1), "sigmoid"),
+):
+    formula(AttentionGate, inputs=[(4, *fine), (5, *coarse)], channels=4, gate_channels=5, variant=variant)(
+        partial(attention_gate, 2, variant)
+    )
+formula(AttentionGate, inputs=[(4, 4, 6), (5, 2, 3)], channels=4, gate_channels=5)(
+    partial(attention_gate, 2, "sigmoid")
+)
+formula(AttentionGate, inputs=[(4, 4, 7), (5, 4, 4)], channels=4, gate_channels=5, stride=3, inter_channels=3)(
+    partial(attention_gate, 3, "sigmoid")
+)
+formula(AttentionGate, inputs=[(4, 3, 4), (5, 3, 4)], channels=4, gate_channels=5, stride=1, inter_channels=1)(
+    partial(attention_gate, 1, "sigmoid")
+)
 
 
 @pytest.mark.parametrize("variant", ["sigmoid", "softplus", "softmax"])
@@ -43,7 +59,7 @@ def test_the_map_is_the_gate(variant):
     x, g = torch.randn(2, 4, 6, 8, dtype=torch.float64), torch.randn(2, 6, 3, 4, dtype=torch.float64)
     with capture(module) as maps:
         module(x, g)
-    expected = torch.stack([gate_of(module, *images) for images in zip(x, g, strict=True)])
+    expected = torch.stack([gate_of(2, variant, module, *images) for images in zip(x, g, strict=True)])
     torch.testing.assert_close(maps[0].record.gate(), expected, check_dtype=False)
     if variant == "softmax":  # it sums to 1 where it is computed; scaled up by 2, to 4
         torch.testing.assert_close(expected.sum((1, 2, 3)), torch.full((2,), 4.0, dtype=torch.float64))

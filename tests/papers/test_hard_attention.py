@@ -1,5 +1,7 @@
 """HardAttention against its equations."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -12,25 +14,35 @@ count(HardAttention, {256: 257, 512: 513}, form="top_k")
 count(HardAttention, {256: 8753, 512: 33889}, form="glimpse")
 
 
-@formula(HardAttention, channels=6)
-@formula(HardAttention, channels=6, residual=True, tau=0.3, rho=1.0, budget=2.0)
-@formula(HardAttention, channels=6, form="top_k")
-@formula(HardAttention, channels=6, form="top_k", rho=0.01, residual=True)
+def masked(kept, residual, m, x):
+    """``kept`` gives the positions that stay, from all logits."""
+    stay = kept([float(linear(m.logits, p)) for p in pixels(x)])
+    return picture([p * (i in stay) + p * residual for i, p in enumerate(pixels(x))], x)
+
+
+def above_zero(logits):
+    return {i for i, z in enumerate(logits) if z > 0}
+
+
+def largest(count, logits):
+    return set(sorted(range(H * W), key=lambda i: -logits[i])[:count])
+
+
+formula(HardAttention, channels=6)(partial(masked, above_zero, False))
+formula(HardAttention, channels=6, residual=True, tau=0.3, rho=1.0, budget=2.0)(partial(masked, above_zero, True))
+formula(HardAttention, channels=6, form="top_k")(partial(masked, partial(largest, H * W // 2), False))
+formula(HardAttention, channels=6, form="top_k", rho=0.01, residual=True)(partial(masked, partial(largest, 1), True))
+formula(HardAttention, channels=6, form="top_k", rho=0.29)(partial(masked, partial(largest, 6), False))
+
+
 @formula(HardAttention, channels=8, form="glimpse", ratio=1 / 2)
-def hard_attention(m, x):
+def glimpse(m, x):
     logits = [float(linear(m.logits, p)) for p in pixels(x)]
-    if m.form == "glimpse":
-        seen = pixels(x)[logits.index(max(logits))]
-        first, norm, _, last = m.transform
-        narrow = linear(first, seen)
-        centred = narrow - narrow.mean()
-        narrow = centred / ((centred**2).mean() + norm.eps).sqrt() * norm.weight.flatten() + norm.bias.flatten()
-        return picture([p + linear(last, narrow.clamp(min=0)) for p in pixels(x)], x)
-    if m.form == "top_k":
-        kept = sorted(range(H * W), key=lambda i: -logits[i])[: max(1, round(m.rho * H * W))]
-    else:
-        kept = [i for i, z in enumerate(logits) if z > 0]
-    return picture([p * (i in kept) + p * m.residual for i, p in enumerate(pixels(x))], x)
+    first, norm, _, last = m.transform
+    narrow = linear(first, pixels(x)[logits.index(max(logits))])
+    centred = narrow - narrow.mean()
+    narrow = centred / ((centred**2).mean() + norm.eps).sqrt() * norm.weight.flatten() + norm.bias.flatten()
+    return picture([p + linear(last, narrow.clamp(min=0)) for p in pixels(x)], x)
 
 
 def drawn(channels: int = 6, size: tuple[int, int] = (H, W), **arguments):

@@ -1,6 +1,7 @@
 """MultiHead against its equations."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -33,19 +34,11 @@ def layer_norm(norm, v):
     return centred / ((centred**2).mean() + norm.eps).sqrt() * norm.weight + norm.bias
 
 
-@formula(MultiHead, channels=8, num_heads=2)
-@formula(MultiHead, channels=8, num_heads=4, position="sine")
-@formula(MultiHead, channels=6, num_heads=3, position="relative", size=(H, W))
-@formula(MultiHead, channels=6, num_heads=3, position="relative", size=(2, 3))
-@formula(MultiHead, channels=6, num_heads=2, key_reduction=2)
-@formula(MultiHead, channels=6, num_heads=2, key_reduction=3, position="relative", size=(3, 2))
-@formula(MultiHead, channels=8, num_heads=2, key_reduction=2, position="sine", residual=True)
-@formula(MultiHead, channels=8, num_heads=1, residual=True)
-def multi_head(m, x):
-    c, r = len(x), m.key_reduction
+def multi_head(num_heads, position, r, residual, m, x):
+    c = len(x)
     places = [(i, j) for i in range(H) for j in range(W)]
-    inner = [normed(m.norm, p) if isinstance(m.norm, nn.BatchNorm2d) else p for p in pixels(x)]
-    if m.position == "sine":
+    inner = [normed(m.norm, p) for p in pixels(x)] if residual else pixels(x)
+    if position == "sine":
         inner = [p + sine(c, *place) for p, place in zip(inner, places, strict=True)]
     cells, key_places = inner, places
     if r > 1:
@@ -55,23 +48,39 @@ def multi_head(m, x):
         cells = [layer_norm(m.reduce_norm, p) for p in pixels(conv(m.reduce, padded))]
         key_places = [(i * r + (r - 1) // 2, j * r + (r - 1) // 2) for i in range(h) for j in range(w)]
     q, k, v = [linear(m.q, p) for p in inner], [linear(m.k, p) for p in cells], [linear(m.v, p) for p in cells]
-    d = c // m.num_heads
+    d = c // num_heads
     out = []
     for i, place in enumerate(places):
         heads = []
-        for head in (slice(n * d, n * d + d) for n in range(m.num_heads)):
+        for head in (slice(n * d, n * d + d) for n in range(num_heads)):
             logits = []
             for key, key_place in zip(k, key_places, strict=True):
                 key = key[head]
-                if m.position == "relative":
+                if position == "relative":
                     for table, a, b in zip((m.offsets.rows, m.offsets.columns), place, key_place, strict=True):
                         far = (len(table) - 1) // 2
                         key = key + table[min(max(b - a, -far), far) + far]
                 logits.append(q[i][head] @ key / math.sqrt(d))
             heads.append(mix(softmax(logits), [value[head] for value in v]))
         y = linear(m.out, torch.cat(heads))
-        out.append(pixels(x)[i] + m.gamma.scale * y if m.gamma is not None else y)
+        out.append(pixels(x)[i] + m.gamma.scale * y if residual else y)
     return picture(out, x)
+
+
+formula(MultiHead, channels=8)(partial(multi_head, 8, "none", 1, False))
+formula(MultiHead, channels=8, num_heads=4, position="sine")(partial(multi_head, 4, "sine", 1, False))
+formula(MultiHead, channels=6, num_heads=2, key_reduction=2)(partial(multi_head, 2, "none", 2, False))
+formula(MultiHead, channels=8, num_heads=1, residual=True)(partial(multi_head, 1, "none", 1, True))
+formula(MultiHead, channels=8, num_heads=2, key_reduction=2, position="sine", residual=True)(
+    partial(multi_head, 2, "sine", 2, True)
+)
+for size in ((H, W), (2, 3)):  # as large as the map, and smaller
+    formula(MultiHead, channels=6, num_heads=3, position="relative", size=size)(
+        partial(multi_head, 3, "relative", 1, False)
+    )
+formula(MultiHead, channels=6, num_heads=2, position="relative", size=(3, 2), key_reduction=3)(
+    partial(multi_head, 2, "relative", 3, False)
+)
 
 
 def test_torch_has_the_same_attention():
