@@ -102,7 +102,7 @@ class HardAttention(nn.Module):
             hard, soft = _largest(logits, 1), (logits / self.tau).softmax(dim=2)
         else:
             logits = logits + _gumbel(logits) - _gumbel(logits) if self.training else logits
-            hard, soft = (logits > 0).to(logits.dtype), (logits / self.tau).sigmoid()
+            hard, soft = logits > 0, (logits / self.tau).sigmoid()
         return hard + (soft - soft.detach())
 
 

@@ -181,6 +181,12 @@ def test_the_budget_trains_the_share_that_is_kept():
     assert not losses
 
 
+def test_a_logit_of_zero_is_not_kept():
+    module, x = drawn()
+    module.logits.bias.data.zero_()
+    assert not mask_of(module.eval(), 0 * x).any()
+
+
 def test_no_budget_unless_asked_for():
     module, x = drawn()
     module.budget.listeners.append(lambda name, loss: pytest.fail("nobody asked"))

@@ -101,6 +101,14 @@ def test_sums_over_a_large_map_survive_half_precision():
         torch.testing.assert_close(module(x).float(), expected, rtol=0.05, atol=0.05)
 
 
+def test_runs_in_half_precision_alone():
+    module, x = random_block().eval(), torch.randn(2, 6, 5, 4)
+    expected = module.float()(x)
+    actual = module.bfloat16()(x.bfloat16())
+    assert actual.dtype == torch.bfloat16
+    torch.testing.assert_close(actual.float(), expected, rtol=0.1, atol=0.2)
+
+
 def test_starts_as_the_authors_do():
     torch.manual_seed(0)
     module = InteractionAggregation(128)

@@ -1,5 +1,6 @@
 """MultiHead against its equations."""
 
+import copy
 import math
 from functools import partial
 
@@ -78,9 +79,10 @@ for size in ((H, W), (2, 3)):  # as large as the map, and smaller
     formula(MultiHead, channels=6, num_heads=3, position="relative", size=size)(
         partial(multi_head, 3, "relative", 1, False)
     )
-formula(MultiHead, channels=6, num_heads=2, position="relative", size=(3, 2), key_reduction=3)(
-    partial(multi_head, 2, "relative", 3, False)
-)
+for r in (2, 3):
+    formula(MultiHead, channels=6, num_heads=2, position="relative", size=(3, 2), key_reduction=r)(
+        partial(multi_head, 2, "relative", r, False)
+    )
 
 
 def test_torch_has_the_same_attention():
@@ -110,6 +112,8 @@ def test_the_record_knows_the_relative_positions():
     with torch.no_grad(), capture(module) as maps:
         y = module(x)
         record = maps[0].record
+        assert record.q.shape[3] == record.k.shape[3] == 8 * math.ceil((3 + 3 + 2) / 8)
+        torch.testing.assert_close(record.q[0, :, 0, :3].flatten(), linear(module.q, x[0, :, 0, 0]))
         padded = F.pad(x[0], (0, 0, 0, 1))
         cells = [layer_norm(module.reduce_norm, p) for p in pixels(conv(module.reduce, padded))]
         values = [linear(module.v, p) for p in cells]
@@ -168,6 +172,9 @@ def test_positions_work_at_any_size_in_any_type_and_layout(position):
         torch.testing.assert_close(module(x.to(memory_format=torch.channels_last)), expected)
         with torch.autocast("cpu", dtype=torch.float16):
             torch.testing.assert_close(module(x).float(), expected, rtol=0.05, atol=0.02)
+    half = copy.deepcopy(module).bfloat16()(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), expected, rtol=0.1, atol=0.1)
     module = module.double()
     assert torch.autograd.gradcheck(module, torch.randn(1, 8, 4, 2, dtype=torch.float64, requires_grad=True))
 
