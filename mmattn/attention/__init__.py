@@ -18,6 +18,7 @@ from mmattn.attention.point_wise import PointWise
 from mmattn.attention.polarized import Polarized
 from mmattn.attention.residual_attention import ResidualAttention
 from mmattn.attention.scse import SCSE, ChannelSE, SpatialSE
+from mmattn.attention.second_order import SecondOrder
 from mmattn.attention.selective_kernel import SelectiveKernel
 from mmattn.attention.squeeze_excite import SqueezeExcite
 from mmattn.catalogue import create, entries
@@ -45,6 +46,7 @@ __all__ = [
     "Polarized",
     "PositionAttention",
     "ResidualAttention",
+    "SecondOrder",
     "SelectiveKernel",
     "SpatialSE",
     "SqueezeExcite",
