@@ -8,6 +8,7 @@ from mmattn.attention.double_attention import DoubleAttention
 from mmattn.attention.dual_attention import ChannelAttention, PositionAttention
 from mmattn.attention.efficient_channel import EfficientChannel
 from mmattn.attention.frequency_channel import FrequencyChannel
+from mmattn.attention.gather_excite import GatherExcite
 from mmattn.attention.global_context import GlobalContext
 from mmattn.attention.hard_attention import HardAttention
 from mmattn.attention.interaction_aggregation import InteractionAggregation
@@ -36,6 +37,7 @@ __all__ = [
     "EfficientChannel",
     "FeatureFusion",
     "FrequencyChannel",
+    "GatherExcite",
     "GlobalContext",
     "HardAttention",
     "InteractionAggregation",
