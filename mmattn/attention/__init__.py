@@ -21,6 +21,7 @@ from mmattn.attention.residual_attention import ResidualAttention
 from mmattn.attention.scse import SCSE, ChannelSE, SpatialSE
 from mmattn.attention.second_order import SecondOrder
 from mmattn.attention.selective_kernel import SelectiveKernel
+from mmattn.attention.spatial_pyramid import SpatialPyramid
 from mmattn.attention.squeeze_excite import SqueezeExcite
 from mmattn.catalogue import create, entries
 
@@ -50,6 +51,7 @@ __all__ = [
     "ResidualAttention",
     "SecondOrder",
     "SelectiveKernel",
+    "SpatialPyramid",
     "SpatialSE",
     "SqueezeExcite",
     "create",
