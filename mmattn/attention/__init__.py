@@ -3,6 +3,7 @@
 from mmattn.attention.asymmetric_non_local import AsymmetricFusion, AsymmetricNonLocal
 from mmattn.attention.attention_gate import AttentionGate
 from mmattn.attention.bisenet import AttentionRefinement, FeatureFusion
+from mmattn.attention.cbam import CBAM
 from mmattn.attention.criss_cross import CrissCross
 from mmattn.attention.double_attention import DoubleAttention
 from mmattn.attention.dual_attention import ChannelAttention, PositionAttention
@@ -26,6 +27,7 @@ from mmattn.attention.squeeze_excite import SqueezeExcite
 from mmattn.catalogue import create, entries
 
 __all__ = [
+    "CBAM",
     "SCSE",
     "AsymmetricFusion",
     "AsymmetricNonLocal",
