@@ -2,6 +2,7 @@
 
 from mmattn.attention.asymmetric_non_local import AsymmetricFusion, AsymmetricNonLocal
 from mmattn.attention.attention_gate import AttentionGate
+from mmattn.attention.bam import BAM
 from mmattn.attention.bisenet import AttentionRefinement, FeatureFusion
 from mmattn.attention.cbam import CBAM
 from mmattn.attention.criss_cross import CrissCross
@@ -27,6 +28,7 @@ from mmattn.attention.squeeze_excite import SqueezeExcite
 from mmattn.catalogue import create, entries
 
 __all__ = [
+    "BAM",
     "CBAM",
     "SCSE",
     "AsymmetricFusion",
