@@ -9,6 +9,7 @@ from .vehicle import GLASS, LIT, TYRE, Panel, Rng, Vehicle, lights, paint_job, w
 
 
 def bus(rng: Rng, *, lamps: bool) -> Vehicle:
+    """A bus with one or two decks."""
     double = rng.random() < 0.4
     length, height, width = rng.uniform(9.5, 12.5), rng.uniform(3.0, 3.3) + 1.3 * double, 2.5
     paint, stripe = paint_job(rng), paint_job(rng)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .buildings import wall_colour
 from .labels import Label
 from .sketch import Colour, Sketch, Sprite, shaded
 
@@ -13,14 +14,14 @@ DARK: Colour = (34, 34, 36)
 
 
 def pole(rng: Rng, width: float, height: float) -> Sprite:
+    """A post in one colour: only its shape tells it from a wall or a car."""
     sheet = Sketch(width, height, scale=40)
-    tone = rng.choice([58, 90, 126, 160]) * np.array([1, 1.01, 0.99]) * rng.uniform(0.9, 1.1, 3)
-    paint: Colour = (118, 94, 72) if rng.random() < 0.15 else tuple(tone)
-    sheet.box(0, 0, width, height, paint)
-    across = np.linspace(0, 1, sheet.pixels.shape[1])
-    sheet.tint(np.interp(across, [0, 0.35, 1], [0.75, 1.25, 0.6])[None, :])
+    grey = rng.choice([58, 90, 126, 160]) * rng.uniform(0.9, 1.1, 3)
+    sheet.box(0, 0, width, height, wall_colour(rng) if rng.random() < 0.4 else tuple(grey))
+    sheet.tint(np.linspace(1.08, 0.88, sheet.pixels.shape[1])[None, :])
     if rng.random() < 0.2:
         sheet.box(0, 0.9, width, 1.4, tuple(rng.uniform(60, 230, 3)))
+    sheet.grain(rng, 0.15)
     return sheet.sprite(Label.POLE)
 
 

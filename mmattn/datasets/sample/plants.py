@@ -40,7 +40,7 @@ def _tree(rng: Rng) -> Sprite:
     for side in (-1, 1):
         sheet.stroke([(middle, 0.3), (middle + side * width * 0.25, 0.55)], 0.02, bark)
     crown = rng.uniform(0.58, 0.68)
-    _leaves(rng, sheet, (middle, crown), (width * 0.42, (1 - crown) * 0.84), 240, 0.05)
+    _leaves(rng, sheet, (middle, crown), (width * 0.42, (1 - crown) * 0.84), 200, 0.06)
     return sheet.sprite(Label.VEGETATION, _closed(sheet, 11))
 
 
@@ -92,7 +92,7 @@ def _leaves(
         sheet.disc(
             (x[i], y[i]), (spread, spread * 0.7), shaded(green, max(0.3, bright * 0.95)), turn=rng.uniform(0, 180)
         )
-    sheet.grain(rng, 0.8, cell=4)
+    sheet.grain(rng, 0.35, cell=8)
 
 
 def _closed(sheet: Sketch, size: int) -> np.ndarray:

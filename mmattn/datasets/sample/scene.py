@@ -78,9 +78,9 @@ def _photograph(canvas: Canvas, light: Light, rng: Rng) -> tuple[Array, Array]:
     colour = 255 * (colour.clip(0) / 255) ** rng.uniform(0.85, 1.1)
     wanted = rng.uniform(82, 102) if light.lamps > 0.3 else rng.uniform(98, 130)
     colour *= (wanted / np.median(colour)) ** 0.8 * rng.uniform(0.92, 1.08, 3)
-    colour = cv2.GaussianBlur(colour.astype(np.float32), (0, 0), rng.uniform(0.4, 0.8))
+    colour = cv2.GaussianBlur(colour.astype(np.float32), (0, 0), rng.uniform(0.5, 1.0))
     colour *= 1 + rng.uniform(0.06, 0.15) * tile(rng, HEIGHT, WIDTH, cell=3)[..., None]
-    colour += rng.uniform(2, 7) * rng.standard_normal(colour.shape, dtype=np.float32)
+    colour += rng.uniform(3, 9) * rng.standard_normal(colour.shape, dtype=np.float32)
     over = np.maximum(colour - 215, 0)
     colour = np.minimum(colour, 215) + 40 * (1 - np.exp(-over / 40))  # a soft shoulder instead of clipping
     return colour.clip(0, 255).astype(np.uint8), label
