@@ -95,7 +95,7 @@ class InteractionAggregation(nn.Module):
         """What the parts have to say to each frame, (b, c, t, 1, 1)."""
         a = self.tap_parts(self.part(z).sigmoid())  # (b, K, t * h, w)
         with without_autocast(z):
-            frames, a = (_wide(y).unflatten(2, (t, -1)).flatten(3).transpose(1, 2) for y in (z, a))  # (b, t, ., h * w)
+            frames, a = _frames(z, t), _frames(a, t)  # (b, t, c, h * w), (b, t, K, h * w)
             sums = (a @ frames.mT).flatten(1, 2).mT[..., None]  # (b, c, t * K, 1)
             whole = frames.mean(dim=(1, 3))[..., None, None]  # (b, c, 1, 1)
             dtype, parts = self.node.weight.dtype, a.shape[2]
@@ -103,7 +103,8 @@ class InteractionAggregation(nn.Module):
             u = self.node(whole.to(dtype))  # (b, d, 1, 1)
             gaps = (p - p.mT).abs()  # (b, d, t * K, t * K)
             edges = self.edge(torch.cat([gaps, u.expand_as(gaps)], dim=1))  # (b, 1, t * K, t * K)
-            attn = (edges - 1e8 * _strangers(t, parts, edges)).softmax(dim=3)  # (b, 1, t * K, t * K)
+            edges = edges.masked_fill(_strangers(t, parts, edges.device), torch.finfo(edges.dtype).min)
+            attn = edges.softmax(dim=3)  # (b, 1, t * K, t * K)
             s = self.update(torch.cat([p, attn @ p], dim=1)).relu()  # (b, d, t * K, 1)
             s = s.unflatten(2, (t, parts)).mean(dim=3)  # (b, d, t, 1)
             y = self.out(torch.cat([s, u.expand_as(s)], dim=1))  # (b, c, t, 1)
@@ -114,11 +115,16 @@ def _conv_norm(channels: int, width: int, norm: Callable[[int], nn.Module]) -> n
     return nn.Sequential(nn.Conv2d(channels, width, kernel_size=1), norm(width))
 
 
-def _strangers(t: int, parts: int, like: Tensor) -> Tensor:
-    """1 where node i does not hear node j (t * K, t * K): itself, and other parts of other frames."""
-    node = torch.arange(t * parts, device=like.device)
-    same_frame, same_part = (x[:, None] == x for x in (node // parts, node % parts))
-    return (same_frame == same_part).to(like.dtype)
+def _strangers(t: int, parts: int, device: torch.device) -> Tensor:
+    """Where node i does not hear node j (t * K, t * K): itself, and other parts of other frames."""
+    node = torch.arange(t * parts, device=device)
+    frame, part = node // parts, node % parts
+    return (frame[:, None] == frame) == (part[:, None] == part)
+
+
+def _frames(x: Tensor, t: int) -> Tensor:
+    """(b, c, t * h, w) as (b, t, c, h * w), in float32 or wider."""
+    return _wide(x.unflatten(2, (t, -1)).flatten(3).permute(0, 2, 1, 3))
 
 
 def _wide(x: Tensor) -> Tensor:
