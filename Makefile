@@ -12,7 +12,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/ready
 DEMO := work_dirs/ccnet_r50_sample
 
-.PHONY: demo test slow check
+.PHONY: demo test slow check mutate
 
 demo: $(READY)
 	@if [ -e data/cityscapes ]; then \
@@ -30,6 +30,10 @@ test: $(READY)
 
 slow: $(READY)
 	$(RUN) -m pytest -m slow
+
+# MECHANISMS=criss_cross breaks one; all of them take hours
+mutate: $(READY)
+	$(RUN) tests/mutation.py $(MECHANISMS)
 
 check: $(READY)
 	$(RUN) -m ruff check .
