@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import pytest
 import torch
 
 from mmattn.attention import AsymmetricFusion, AsymmetricNonLocal
@@ -62,3 +63,14 @@ formula(AsymmetricNonLocal, channels=6, query_scales=(1, 2), key_pool_scales=(1,
 LEVELS = {"inputs": [(5, 7, 9), (6, H, W)], "channels": 6, "low_channels": 5}
 formula(AsymmetricFusion, **LEVELS, key_channels=4)(partial(asymmetric_fusion, *DEFAULT))
 formula(AsymmetricFusion, **LEVELS, query_scales=(2,), key_pool_scales=(2, 3))(partial(asymmetric_fusion, (2,), (2, 3)))
+
+
+@pytest.mark.parametrize("module", [AsymmetricNonLocal(8), AsymmetricFusion(8, low_channels=4)])
+def test_context_starts_as_nothing(module):
+    stage = module.stages[0]
+    assert not stage.out_project.weight.any()
+    stage.out_project.weight.data.fill_(1.0)
+    stage.out_project.bias.data.fill_(1.0)
+    stage.init_weights()
+    assert not stage.out_project.weight.any()
+    assert not stage.out_project.bias.any()

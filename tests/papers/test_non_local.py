@@ -63,6 +63,9 @@ def test_refuses_an_unknown_mode():
 def test_starts_as_mmcv():
     torch.manual_seed(0)
     module = NonLocal(512, mode="concatenation")
+    for parameter in (p for block in (module.g, module.theta, module.phi) for p in block.parameters()):
+        nn.init.ones_(parameter)  # as a backbone's own initialisation may leave them
+    module.init_weights()
     for block in (module.g, module.theta, module.phi):
         assert block.conv.weight.std().item() == pytest.approx(0.01, rel=0.05)
         assert not block.conv.bias.any()

@@ -28,5 +28,5 @@ def object_context(gather_scale, query_scale, m, x, regions):
 
 INPUTS = [(6, H, W), (3, H, W)]
 formula(ObjectContext, inputs=INPUTS, channels=6, key_channels=4)(partial(object_context, 1, 1))
-formula(ObjectContext, inputs=INPUTS, channels=6, gather_scale=2.5)(partial(object_context, 2.5, 1))
-formula(ObjectContext, inputs=INPUTS, channels=6, query_scale=2)(partial(object_context, 1, 2))
+formula(ObjectContext, inputs=INPUTS, channels=6, key_channels=5, gather_scale=2.5)(partial(object_context, 2.5, 1))
+formula(ObjectContext, inputs=INPUTS, channels=6, key_channels=5, query_scale=2)(partial(object_context, 1, 2))
