@@ -19,11 +19,11 @@ CHANNELS, SIZE = 256, (64, 64)
 BASES = '["_base_/r50.py", "_base_/cityscapes.py", "_base_/schedule_40k.py", "_base_/default_runtime.py"]'
 COLUMNS = ("mechanism", "paper", "maps", "identity", "places", "parameters", "MACs", "compile", "export")
 LEGEND = f"""\
-`maps` are the kinds of map that it shows, `identity` says whether it returns its input until it is trained. Parameters
-and MACs (multiplications with an addition, those of batched matrix products included; norms, activations and resizing
-not) are for one image of {CHANNELS} channels, {SIZE[0]} x {SIZE[1]}, with default arguments. Every other input has
-{CHANNELS} channels and that size as well; class logits have as many channels as in the tests. `compile`: with
-`torch.compile(fullgraph=True)`; `export`: with `torch.export` and dynamic sizes."""
+`maps` are the kinds of map that a mechanism shows; `identity` says whether it returns its input until it is trained.
+`parameters` and `MACs` are for one image of {CHANNELS} channels, {SIZE[0]} x {SIZE[1]}, with default arguments, or
+those of the config where there is no default; a second map is as large, and the regions of `ObjectContext` are five.
+MACs are multiplications with an addition, those of attention included; norms, activations, pooling and resizing do not
+count. `compile` is `torch.compile(fullgraph=True)`, `export` is `torch.export` with dynamic sizes."""
 GROUPS = (
     ("Channel gates", {"channel"}),
     ("Spatial gates", {"spatial"}),
@@ -60,6 +60,11 @@ def instance(entry: Entry) -> tuple[dict[str, Any], list[int]]:
     return arguments, [CHANNELS if width in widths else width for width in entry.inputs]
 
 
+def factories(entry: Entry) -> set[str]:
+    """Its arguments that make layers; in a config ``norm_cfg`` stands for them."""
+    return {"layer", "norm"} & set(inspect.signature(entry.cls).parameters)
+
+
 def required(entry: Entry) -> dict[str, Any]:
     """The arguments beside ``channels`` that have no default, as the example has them."""
     parameters = inspect.signature(entry.cls).parameters.values()
@@ -82,7 +87,7 @@ def row(entry: Entry) -> list[str]:
     parameters, macs = cost(entry)
     return [
         entry.cls.__name__,
-        entry.paper,
+        entry.paper.removeprefix("https://"),
         ", ".join(dict.fromkeys(entry.kinds)),
         "yes" if entry.identity else "no",
         ", ".join(entry.places) or "-",
@@ -143,6 +148,10 @@ def arguments(entry: Entry) -> list[Argument]:
     ]
 
 
+def in_config(entry: Entry, argument: Argument) -> str:
+    return " In a config: norm_cfg." if argument.name in factories(entry) else ""
+
+
 def source(value: object) -> str:
     return value.__name__ if isinstance(value, type) or inspect.isfunction(value) else repr(value)
 
@@ -177,10 +186,18 @@ model = dict(backbone=dict(attention=attention))
 
 
 def in_neck(entry: Entry) -> str:
+    norm = ", norm_cfg=_base_.norm_cfg" if factories(entry) else ""
+    if len(entry.inputs) > 1:  # the neck knows the channels of the other level
+        return f"""\
+_base_ = "attention/attention_gate_neck.py"
+fpn = dict(type="FPN", in_channels=[256, 512, 1024, 2048], out_channels=256, num_outs=4)
+attention = dict(type="{entry.cls.__name__}")
+model = dict(neck=[fpn, dict(type="GatedNeck", in_channels=[256] * 4, attention=attention{norm})])
+"""
     return f"""\
 _base_ = "fcn_r50.py"
-attention = {config(entry)}
-model = dict(neck=dict(type="AttentionNeck", in_channels=[256, 512, 1024, 2048], levels=[3], attention=attention))
+levels = dict(in_channels=[256, 512, 1024, 2048], levels=[3])
+model = dict(neck=dict(type="AttentionNeck", **levels, attention={config(entry)}{norm}))
 """
 
 
@@ -209,7 +226,7 @@ SNIPPETS = {"plugin": in_plugin, "wrapper": in_wrapper, "neck": in_neck, "head":
 WHERE = {
     "plugin": "In the blocks of a backbone, here of the last three stages of ResNet-50",
     "wrapper": "After modules of any backbone, here of MobileNetV2",
-    "neck": "On levels of a neck, here on the last one",
+    "neck": "On levels of a neck",
     "head": "In the decode head, between its convolutions",
     "python": "In Python",
 }
@@ -219,10 +236,10 @@ def page(entry: Entry) -> str:
     """All about one mechanism, for a terminal."""
     name, text = entry.cls.__name__, parts(entry)
     _, _, maps, identity, places, parameters, macs, compiles, exports = row(entry)
-    lines = [f"{name}: {entry.summary}", "", header(entry), "", text[0], "", "Arguments"]
+    lines = [name, "", entry.summary, "", header(entry), "", text[0], "", "Arguments"]
     for argument in arguments(entry):
         default = "" if argument.default is None else f" = {argument.default}"
-        lines += [f"  {argument.name}{default}", f"      {argument.text}"]
+        lines += [f"  {argument.name}{default}", f"      {argument.text}{in_config(entry, argument)}"]
     for section in ("Shape", "Raises"):
         if section in text[1]:
             lines += ["", section, *(f"  {line}" for line in text[1][section].splitlines())]
@@ -244,7 +261,8 @@ def document(entries: Sequence[Entry]) -> str:
         "<!-- written by: python tools/catalogue.py --write -->",
         "# The mechanisms",
         "",
-        f"{len(entries)} of them; `python tools/catalogue.py NAME` explains one in a terminal.",
+        f"{len(entries)} of them. Each config below goes as it is into a file in `configs/`; for every place that a",
+        "mechanism can stand in there is one in what `python tools/catalogue.py NAME` prints.",
         "",
         LEGEND,
         "",
@@ -258,14 +276,19 @@ def document(entries: Sequence[Entry]) -> str:
 def section(entry: Entry) -> Iterator[str]:
     text, _ = parts(entry)
     file = Path(inspect.getfile(entry.cls)).name
-    yield from (f"## {entry.cls.__name__}", "", f"{entry.summary} {link(entry)},", "")
-    yield from ("```text", header(entry), "```", "", text, "", "| argument | default | |", "|---|---|---|")
+    links = f"{link(entry)}, [{file}](../mmattn/attention/{file})"
+    yield from (f"## {entry.cls.__name__}", "", f"{entry.summary} {links}", "")
+    yield from ("```text", header(entry), "```", "", code(text), "", "| argument | default | |", "|---|---|---|")
     for argument in arguments(entry):
         default = "" if argument.default is None else f"`{argument.default}`"
-        yield f"| `{argument.name}` | {default} | {argument.text.replace('|', '&#124;')} |"
+        yield f"| `{argument.name}` | {default} | {code(argument.text)}{in_config(entry, argument)} |"
     place, snippet = usual(entry)
     yield from ("", f"{WHERE[place]}:", "", "```python", snippet.rstrip(), "```")
-    yield f"[{file}](../mmattn/attention/{file})"
+
+
+def code(text: str) -> str:
+    """Docstring text for a Markdown table."""
+    return text.replace("``", "`").replace("|", "&#124;")
 
 
 def usual(entry: Entry) -> tuple[str, str]:
