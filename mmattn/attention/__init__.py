@@ -19,6 +19,7 @@ from mmattn.attention.non_local import NonLocal
 from mmattn.attention.object_context import ObjectContext
 from mmattn.attention.point_wise import PointWise
 from mmattn.attention.polarized import Polarized
+from mmattn.attention.relation_aware import RelationAware
 from mmattn.attention.residual_attention import ResidualAttention
 from mmattn.attention.scse import SCSE, ChannelSE, SpatialSE
 from mmattn.attention.second_order import SecondOrder
@@ -52,6 +53,7 @@ __all__ = [
     "PointWise",
     "Polarized",
     "PositionAttention",
+    "RelationAware",
     "ResidualAttention",
     "SecondOrder",
     "SelectiveKernel",
