@@ -107,13 +107,13 @@ def test_torch_has_the_same_attention():
 def test_the_record_knows_the_relative_positions():
     """Its rows carry the values to where they arrive, over the grid of reduced keys."""
     torch.manual_seed(0)
-    module = MultiHead(6, num_heads=2, position="relative", size=(2, 2), key_reduction=2).double()
-    x = torch.randn(1, 6, H, W, dtype=torch.float64)
+    module = MultiHead(8, num_heads=2, position="relative", size=(2, 2), key_reduction=2).double()
+    x = torch.randn(1, 8, H, W, dtype=torch.float64)
     with torch.no_grad(), capture(module) as maps:
         y = module(x)
         record = maps[0].record
-        assert record.q.shape[3] == record.k.shape[3] == 8 * math.ceil((3 + 3 + 2) / 8)
-        torch.testing.assert_close(record.q[0, :, 0, :3].flatten(), linear(module.q, x[0, :, 0, 0]))
+        assert record.q.shape[3] == record.k.shape[3] == 16  # 4 + 3 + 2, and zeros up to a multiple of 8
+        torch.testing.assert_close(record.q[0, :, 0, :4].flatten(), linear(module.q, x[0, :, 0, 0]))
         padded = F.pad(x[0], (0, 0, 0, 1))
         cells = [layer_norm(module.reduce_norm, p) for p in pixels(conv(module.reduce, padded))]
         values = [linear(module.v, p) for p in cells]
@@ -121,7 +121,7 @@ def test_the_record_knows_the_relative_positions():
             for j in range(W):
                 row = record.row(i, j)[0].flatten(1)  # (heads, m)
                 torch.testing.assert_close(row.sum(1), torch.ones(2, dtype=torch.float64))
-                heads = [mix(list(row[n]), [v[3 * n : 3 * n + 3] for v in values]) for n in range(2)]
+                heads = [mix(list(row[n]), [v[4 * n : 4 * n + 4] for v in values]) for n in range(2)]
                 torch.testing.assert_close(linear(module.out, torch.cat(heads)), y[0, :, i, j])
 
 
