@@ -28,9 +28,9 @@ BOT = [
 OWN = [(0, 0), (6, 1), (2, 5)]
 
 
-def equations(order):
+def equations(order, rows=7, columns=7):
     def frequency_channel(m, x):
-        (c, h, w), (rows, columns) = x.shape, m.size
+        c, h, w = x.shape
         share, z = c // len(order), []
         for channel in range(c):
             u, v = order[channel // share]
@@ -55,7 +55,7 @@ formula(FrequencyChannel, channels=16)(equations(TOP[:16]))
 formula(FrequencyChannel, channels=32, reduction=8, frequencies="top32", inputs=[(32, 9, 8)])(equations(TOP))
 formula(FrequencyChannel, channels=32, reduction=8, frequencies="low32")(equations(LOW))
 formula(FrequencyChannel, channels=32, reduction=8, frequencies="bot32")(equations(BOT))
-formula(FrequencyChannel, channels=6, frequencies=OWN, size=(7, 15), inputs=[(6, 8, 17)])(equations(OWN))
+formula(FrequencyChannel, channels=6, frequencies=OWN, size=(7, 15), inputs=[(6, 8, 17)])(equations(OWN, 7, 15))
 
 
 def test_frequency_zero_is_a_multiple_of_the_mean():

@@ -9,23 +9,18 @@ from torch import nn
 from mmattn.attention import ResidualAttention
 from papers import conv, count, each, formula, normed, sigmoid
 
-for d, alone, whole in [
+for d, mask_only, module in [
     (1, {256: 272896, 512: 1086464}, {256: 554496, 512: 2206720}),
     (2, {256: 484096, 512: 1926656}, {256: 765696, 512: 3046912}),
     (3, {256: 695296, 512: 2766848}, {256: 976896, 512: 3887104}),
 ]:
-    count(ResidualAttention, alone, downsamplings=d)
-    count(ResidualAttention, whole, downsamplings=d, trunk=True)
+    count(ResidualAttention, mask_only, downsamplings=d)
+    count(ResidualAttention, module, downsamplings=d, trunk=True)
 
 
-@formula(ResidualAttention, channels=8)
-@formula(ResidualAttention, channels=4, downsamplings=3, inputs=[(4, 9, 6)])
-@formula(ResidualAttention, channels=4, downsamplings=2, trunk=True, inputs=[(4, 7, 6)])
-def residual_attention(m, x):
-    alone = isinstance(m.trunk, nn.Identity)
-    x = x if alone else unit(m.first, x)
+def mask_branch(depth, m, x):
     levels, maps = [m.mask[0]], [x]
-    while levels[-1].below is not None:
+    for _ in range(depth - 1):
         levels.append(levels[-1].below)
     for level in levels:
         maps.append(unit(level.down, max_pool(maps[-1])))
@@ -35,9 +30,21 @@ def residual_attention(m, x):
     u = aligned(u, x.shape[1:])
     for norm, kernel in ((m.mask[1], m.mask[3]), (m.mask[4], m.mask[6])):
         u = conv(kernel, each(partial(normed, norm), u).clamp(min=0))
-    if alone:
-        return (1 + sigmoid(u)) * x
-    return unit(m.last, (1 + sigmoid(u)) * unit(m.trunk[1], unit(m.trunk[0], x)))
+    return sigmoid(u)
+
+
+def alone(depth, m, x):
+    return (1 + mask_branch(depth, m, x)) * x
+
+
+def whole(depth, m, x):
+    x = unit(m.first, x)
+    return unit(m.last, (1 + mask_branch(depth, m, x)) * unit(m.trunk[1], unit(m.trunk[0], x)))
+
+
+formula(ResidualAttention, channels=8)(partial(alone, 1))
+formula(ResidualAttention, channels=4, downsamplings=3, inputs=[(4, 9, 6)])(partial(alone, 3))
+formula(ResidualAttention, channels=4, downsamplings=2, trunk=True, inputs=[(4, 7, 6)])(partial(whole, 2))
 
 
 def unit(r, x):

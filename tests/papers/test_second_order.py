@@ -15,52 +15,46 @@ count(SecondOrder, {256: 230784 + 66368, 512: 394880 + 99136}, mode="max")
 count(SecondOrder, {256: 297152 + 2 * 256 * (11 * 64 + 2), 512: 494016 + 2 * 512 * (9 * 64 + 2)}, mode="concat")
 
 
-@formula(SecondOrder, channels=6, hidden=4)
-@formula(SecondOrder, channels=6, hidden=3, mode="spatial", grid=(2, 3))
-@formula(SecondOrder, channels=6, hidden=3, mode="spatial", grid=(2, 3), code_covariance=True)
-@formula(SecondOrder, channels=4, hidden=3, mode="sum", grid=(4, 2), inputs=[(4, 3, 7)])
-@formula(SecondOrder, channels=4, hidden=3, mode="max", grid=(2, 2))
-@formula(SecondOrder, channels=4, hidden=3, mode="concat", grid=(2, 2))
-def second_order(m, x):
-    if m.mode in ("channel", "spatial"):
-        return {"channel": channel, "spatial": spatial}[m.mode](getattr(m, m.mode), x)
-    y1, y2 = channel(m.channel, x), spatial(m.spatial, x)
-    if m.mode == "sum":
-        return y1 + y2
-    if m.mode == "max":
-        return torch.where(y1 > y2, y1, y2)
-    fused = conv(m.concat.conv1, y1) + conv(m.concat.conv2, y2)
-    return each(partial(normed, m.concat.norm), fused)
+def fused(fuse, grid, m, x):
+    return fuse(m, channel(m, x), spatial(grid, m, x))
 
 
-@formula(SecondOrder, channels=6, hidden=4, leaky=True, sub_sample=2)
-def second_order_of_the_paper(m, x):
-    return channel(m.channel, x, slope=0.1, stride=2)
+def total(m, y1, y2):
+    return y1 + y2
+
+
+def larger(m, y1, y2):
+    return torch.where(y1 > y2, y1, y2)
+
+
+def concatenated(m, y1, y2):
+    both = conv(m.concat.conv1, y1) + conv(m.concat.conv2, y2)
+    return each(partial(normed, m.concat.norm), both)
 
 
 def channel(m, x, slope=1.0, stride=1):
     seen = [p.clamp(min=0) for p in pixels(x[:, ::stride, ::stride])]
-    a = [normed(m.reduce[1], linear(m.reduce[0], p)).clamp(min=0) for p in seen]
+    a = [normed(m.channel.reduce[1], linear(m.channel.reduce[0], p)).clamp(min=0) for p in seen]
     centre = mean(a)
     covariance = mean([torch.outer(p - centre, p - centre) for p in a])
-    return x * gate(m.rows, covariance, slope)[:, None, None]
+    return x * gate(m.channel.rows, covariance, slope)[:, None, None]
 
 
-def spatial(m, x):
-    a = picture([normed(m.reduce[1], linear(m.reduce[0], p.clamp(min=0))) for p in pixels(x)], x)
-    (h, w), (_, height, width) = m.grid, x.shape
+def spatial(grid, m, x, code=False):
+    reduce, norm = m.spatial.reduce
+    a = picture([normed(norm, linear(reduce, p.clamp(min=0))) for p in pixels(x)], x)
+    (h, w), (_, height, width) = grid, x.shape
     columns = [
         mean([a[:, i, j] for i in rows for j in columns]) for rows in cells(height, h) for columns in cells(width, w)
     ]
-    d = len(columns[0])
-    if m.code_covariance:
-        size = len(columns)
+    d, size = len(columns[0]), len(columns)
+    if code:
         middle = torch.eye(d).double() / size - torch.ones(d, d).double() / size**2
         covariance = torch.stack([torch.stack([p @ middle @ q for q in columns]) for p in columns])
     else:
         centred = [p - p.mean() for p in columns]
         covariance = torch.stack([torch.stack([(p * q).sum() / d for q in centred]) for p in centred])
-    s = gate(m.rows, covariance, 0).view(h, w)
+    s = gate(m.spatial.rows, covariance, 0).view(h, w)
     y = torch.zeros_like(x)
     for i, rows in enumerate(cells(h, height)):
         for j, seen in enumerate(cells(w, width)):
@@ -78,6 +72,17 @@ def gate(rows, covariance, slope):
             z = sum(kernel.weight[4 * i + k, 0, j, 0] * row[j] for j in range(n)) + kernel.bias[4 * i + k]
             numbers.append(z if z > 0 else slope * z)
     return sigmoid(linear(expand, torch.stack(numbers)))
+
+
+formula(SecondOrder, channels=6, hidden=4)(channel)
+formula(SecondOrder, channels=6, hidden=4, leaky=True, sub_sample=2)(partial(channel, slope=0.1, stride=2))
+formula(SecondOrder, channels=6, hidden=3, mode="spatial", grid=(2, 3))(partial(spatial, (2, 3)))
+formula(SecondOrder, channels=6, hidden=3, mode="spatial", grid=(2, 3), code_covariance=True)(
+    partial(spatial, (2, 3), code=True)
+)
+formula(SecondOrder, channels=4, hidden=3, mode="sum", grid=(4, 2), inputs=[(4, 3, 7)])(partial(fused, total, (4, 2)))
+formula(SecondOrder, channels=4, hidden=3, mode="max", grid=(2, 2))(partial(fused, larger, (2, 2)))
+formula(SecondOrder, channels=4, hidden=3, mode="concat", grid=(2, 2))(partial(fused, concatenated, (2, 2)))
 
 
 def test_a_covariance_needs_no_map_of_all_positions_and_equals_the_one_with_it():

@@ -13,15 +13,11 @@ count(SelectiveKernel, {128: 22080, 256: 62528, 512: 198720, 1024: 790656})
 count(SelectiveKernel, {256: 63040, 512: 199744}, fc_bias=True)
 
 
-@formula(SelectiveKernel, channels=8, groups=2, min_hidden=3)
-@formula(SelectiveKernel, channels=8, groups=8, reduction=2, min_hidden=3, stride=2, fc_bias=True)
-@formula(SelectiveKernel, channels=4, groups=1, reduction=1, branches=3, dilation=2, inputs=[(4, 7, 6)])
-def selective_kernel(m, x):
+def selective_kernel(dilations, stride, m, x):
     u = []
-    for i, (kernel, norm, _) in enumerate(m.branches):
-        base = m.branches[0][0].dilation[0]
-        assert kernel.kernel_size == (3, 3)
-        assert kernel.dilation == kernel.padding == (base * (i + 1), base * (i + 1))
+    for (kernel, norm, _), dilation in zip(m.branches, dilations, strict=True):
+        assert kernel.dilation == kernel.padding == (dilation, dilation)
+        assert kernel.stride == (stride, stride)
         u.append(each(partial(normed, norm), conv(kernel, x)).clamp(min=0))
     s = mean(pixels(sum(u)))
     z = normed(m.fuse[1], linear(m.fuse[0], s)).clamp(min=0)
@@ -34,11 +30,20 @@ def selective_kernel(m, x):
     return y
 
 
+formula(SelectiveKernel, channels=8, groups=2, min_hidden=3)(partial(selective_kernel, (1, 2), 1))
+formula(SelectiveKernel, channels=8, groups=8, reduction=2, min_hidden=3, stride=2, fc_bias=True)(
+    partial(selective_kernel, (1, 2), 2)
+)
+formula(SelectiveKernel, channels=4, groups=1, reduction=1, branches=3, dilation=2, inputs=[(4, 7, 6)])(
+    partial(selective_kernel, (2, 4, 6), 1)
+)
+
+
 def test_arguments_reach_the_convolutions():
     module = SelectiveKernel(64, stride=2, dilation=4, branches=3, groups=16, reduction=8, min_hidden=4)
     kernels = [branch[0] for branch in module.branches]
-    assert [k.dilation[0] for k in kernels] == [4, 8, 12]
-    assert {(k.stride, k.groups) for k in kernels} == {((2, 2), 16)}
+    assert [k.dilation for k in kernels] == [(4, 4), (8, 8), (12, 12)]
+    assert {(k.kernel_size, k.stride, k.groups) for k in kernels} == {((3, 3), (2, 2), 16)}
     assert module.select.in_channels == 8
     assert module(torch.randn(2, 64, 9, 8)).shape == (2, 64, 5, 4)
 
