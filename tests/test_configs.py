@@ -1,5 +1,6 @@
 """Every file in configs/ builds, learns, has the recipe of mmseg's own file, and pairs with its checkpoint."""
 
+from collections import OrderedDict
 from pathlib import Path
 
 import mmseg
@@ -7,12 +8,14 @@ import pytest
 import tiny
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import nn
 
 from mmattn.cli import UserError
+from mmattn.datasets import sample
+from mmattn.engine import train
 from mmattn.engine.config import build_model, heads, load_config, without_pretrained
 from mmattn.registry import MODELS
 
@@ -77,6 +80,21 @@ def test_learns_a_batch(path: Path, tmp_path: Path) -> None:
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in CONFIGS if path.parent.name == "attention"], ids=lambda path: path.stem
+)
+def test_fits_the_sample(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a small backbone under it, wrapped or with plugins, and a neck between, in a process that is fresh."""
+    monkeypatch.setattr(sample, "ensure", lambda root: root)
+    monkeypatch.setattr(DefaultScope, "_instance_dict", OrderedDict())
+    monkeypatch.chdir(tmp_path)
+    cfg = train.prepare(path)
+    model = build_model(cfg)
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 64, 64)).shape[:2] == (1, 19)
+    assert sum(parameter.numel() for parameter in model.backbone.parameters()) < 9e6
 
 
 @pytest.mark.parametrize("config", PAIRS)

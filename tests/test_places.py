@@ -7,6 +7,7 @@ from typing import Any
 
 import mmseg.models
 import pytest
+import tiny
 import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import MMLogger
@@ -159,9 +160,9 @@ def test_one_image_under_a_batch_norm_is_told_what_to_do() -> None:
 
 
 @pytest.fixture(scope="module")
-def street(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    """Three batches of the built-in sample."""
-    root = sample.ensure(tmp_path_factory.mktemp("sample"), progress=False)
+def street() -> list[dict]:
+    """Three batches of the built-in sample, which is drawn where training has it."""
+    root = sample.ensure(tiny.REPOSITORY / "data" / "sample", progress=False)
     with DefaultScope.overwrite_default_scope("mmattn"):
         cfg = read(base_file("sample")).train_dataloader.dataset
         dataset = DATASETS.build({**cfg, "data_root": str(root)})
@@ -305,6 +306,11 @@ def test_a_replaced_convolution_hands_over_stride_and_dilation() -> None:
 def test_a_wrong_position_is_told_what_to_do(depth: int, wrong: dict, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         MODELS.build({**resnet(depth, 16), "plugins": [wrong]})
+
+
+def test_an_unknown_plugin_is_no_matter_of_its_position() -> None:
+    with pytest.raises(KeyError, match="Cannot find None in registry"):
+        MODELS.build({**resnet(50, 16), "plugins": [plugin("SelektiveKernel", "conv2")]})
 
 
 # -- after modules of any backbone ---------------------------------------------------------------------------------

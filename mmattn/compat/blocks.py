@@ -105,9 +105,11 @@ def _plug(block: nn.Module, plugins: Sequence[dict], norm_cfg: dict | None) -> N
     names = {position: [] for position in channels}
     for plugin in plugins:
         cfg, position = dict(plugin["cfg"]), plugin.get("position")
-        entry = _entry(cfg["type"])
-        _check_position(block, cfg["type"], entry, position, channels)
-        if entry:
+        kind = _find(cfg["type"])
+        entry: Entry | None = getattr(kind, "entry", None)
+        if kind is not None:  # else mmcv says that there is none
+            _check_position(block, kind, entry, position, channels)
+        if entry is not None:
             cfg.setdefault("norm_cfg", norm_cfg)
         postfix = cfg.pop("postfix", "")
         if position == "conv2":
@@ -125,18 +127,18 @@ def _plug(block: nn.Module, plugins: Sequence[dict], norm_cfg: dict | None) -> N
         setattr(block, f"{position}_plugin_names", found)
 
 
-def _entry(kind: str | type) -> Entry | None:
-    """The catalogue's entry of a plugin's type; None for a plugin of someone else."""
+def _find(kind: str | type) -> type | None:
+    """The class of a plugin, looked up as mmcv does."""
     from mmengine.registry import MODELS
 
-    if isinstance(kind, str):
-        with MODELS.switch_scope_and_registry(None) as registry:
-            kind = registry.get(kind)
-    return getattr(kind, "entry", None)
+    if not isinstance(kind, str):
+        return kind
+    with MODELS.switch_scope_and_registry(None) as registry:
+        return registry.get(kind)
 
 
 def _check_position(
-    block: nn.Module, kind: str | type, entry: Entry | None, position: str | None, known: Sequence[str]
+    block: nn.Module, kind: type, entry: Entry | None, position: str | None, known: Sequence[str]
 ) -> None:
     replaces = entry is not None and entry.places == ("plugin",)
     sockets = [key for key in known if (key == "conv2") == replaces]
@@ -148,5 +150,4 @@ def _check_position(
     else:
         reason = "it replaces no convolution: " if position == "conv2" else ""
         hint = f"{reason}take {', '.join(sockets[:-1])} or {sockets[-1]}"
-    name = entry.cls.__name__ if entry else getattr(kind, "__name__", kind)
-    raise UserError(f"plugins: {name} at position {position!r} of a {type(block).__name__}: {hint}")
+    raise UserError(f"plugins: {kind.__name__} at position {position!r} of a {type(block).__name__}: {hint}")

@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
-from mmengine.registry import RUNNERS
+from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmattn.cli import UserError
@@ -122,6 +122,7 @@ def _use_sample(cfg: Config, options: Mapping[str, Any], reason: str) -> None:
     if saver := (cfg.get("default_hooks") or {}).get("checkpoint"):
         saver.update(interval=cfg.train_cfg.max_iters // 4, max_keep_ckpts=1)  # an interrupted run can be resumed
     config.settle(cfg, options)
+    init_default_scope(cfg.default_scope)
     with config.clear_registry_errors(cfg):
         config.fit_heads(cfg.model)
     iters = cfg.train_cfg.get("max_iters")
