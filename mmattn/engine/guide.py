@@ -321,7 +321,7 @@ def write(root: Path) -> None:
     """Write the page, and the short form between its marks in the README."""
     from mmattn.attention import entries
 
-    readme_file = root / "README.md"
     (root / "docs/mechanisms.md").write_text(document(entries()))
-    marks = r"(?<=<!-- mechanisms -->\n).*?(?=<!-- end -->)"
-    readme_file.write_text(re.sub(marks, lambda _: readme(entries()), readme_file.read_text(), flags=re.DOTALL))
+    readme_file = root / "README.md"
+    before, mark, rest = readme_file.read_text().partition("<!-- mechanisms -->\n")
+    readme_file.write_text(before + mark + readme(entries()) + rest[rest.index("<!-- end -->") :])
