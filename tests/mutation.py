@@ -356,6 +356,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sample", type=int, metavar="N", help="only N mutants; all tests must have passed before")
     parser.add_argument("--seed", default="0", help="of the sample")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="processes at a time")
+    parser.add_argument("--verbose", action="store_true", help="print the noticed ones too")
     parser.add_argument("--list", action="store_true", help="list the mutants and run nothing")
     args = parser.parse_args(argv)
     known = {path.stem: path for path in sorted(ATTENTION.glob("[!_]*.py"))}
@@ -376,14 +377,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     warm_up()
     for path in paths if args.sample is None else ():
         check_unchanged(path)
-    survivors = run(todo, args.jobs)
+    survivors = run(todo, args.jobs, args.verbose)
     for file, change in sorted(stale):
         print(f"{EXPLAINED.name} explains a mutant of {file}.py that there is not: {change}")
     print(f"{len(todo)} mutants, {len(survivors)} survived, {len(explained)} explained")
     return int(bool(survivors or stale))
 
 
-def run(todo: list[Mutant], jobs: int) -> list[Mutant]:
+def run(todo: list[Mutant], jobs: int, verbose: bool = False) -> list[Mutant]:
     """The mutants that no test notices; they are printed as they are found."""
     running: dict[int, tuple[Mutant, float]] = {}
     survivors: list[Mutant] = []
@@ -395,7 +396,8 @@ def run(todo: list[Mutant], jobs: int) -> list[Mutant]:
         done += 1
         if not noticed:
             survivors.append(mutant)
-            print(f"survived  {mutant}", flush=True)
+        if verbose or not noticed:
+            print(f"{'noticed' if noticed else 'survived':8}  {mutant}", flush=True)
         left = (time.monotonic() - began) / done * (len(todo) - done)
         if sys.stderr.isatty() or done % 20 == 0:
             end = "\r" if sys.stderr.isatty() else "\n"
