@@ -406,6 +406,33 @@ def test_wrapper_freezes_the_pretrained_part_alone() -> None:
     assert not any(module.training for module in model.eval().modules())
 
 
+class Seven(nn.Conv2d):
+    """A mechanism that leaves its start to its constructor."""
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__(in_channels, in_channels, kernel_size=1)
+        nn.init.constant_(self.weight, 7.0)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_wrapper_leaves_no_trace_and_starts_each_part_in_its_own_way(name: str) -> None:
+    config, after = BACKBONES[name]
+    torch.manual_seed(0)
+    plain = MODELS.build(config)
+    torch.manual_seed(0)
+    model = wrapped(config, *after, cfg={"type": Seven})
+    for key, value in plain.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), f"{key} after the look at one small image"
+    assert [module.training for module in model.attention.modules()] == [True] * (1 + len(after))
+    assert model.training
+    for module in (plain, model):
+        torch.manual_seed(0)
+        module.init_weights()
+    for key, value in plain.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
+    assert all((mechanism.weight == 7.0).all() for mechanism in model.attention.values())
+
+
 def test_wrapper_takes_the_norm_of_the_backbone() -> None:
     def norms(model: nn.Module) -> set[str]:
         return {type(module).__name__ for module in model.attention.modules() if "Norm" in type(module).__name__}
@@ -579,6 +606,23 @@ def test_losses_of_mechanisms_are_trained_on_and_logged(place: str, with_cp: boo
     expected = torch.autograd.grad((gate.logit + x.detach()).sigmoid().square().mean(), gate.logit)
     trained = torch.autograd.grad(losses["loss_budget"], gate.logit)
     torch.testing.assert_close(trained, expected)
+
+
+@pytest.mark.parametrize("place", ["plugin", "wrapper", "neck", "head"])
+def test_budget_of_a_hard_mask(place: str) -> None:
+    """It falls, and with it the share of positions that are kept comes to what was asked for."""
+    torch.manual_seed(0)
+    cfg = {"type": "HardAttention", "rho": 0.2, "residual": True, "budget": 1.0}
+    model = revert_sync_batchnorm(model_with(place, cfg, 8)).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    budgets = []
+    for _ in range(25):
+        budget = model.loss(*batch())["loss_budget"]
+        optimizer.zero_grad()
+        budget.backward()
+        optimizer.step()
+        budgets.append(budget.item())
+    assert sum(budgets[-5:]) < 0.2 * sum(budgets[:5])
 
 
 def test_checkpointing_changes_no_gradient() -> None:
