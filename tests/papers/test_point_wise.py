@@ -103,7 +103,7 @@ class Bare(PointWiseLayers, nn.Module):
         return self.point_wise(x)
 
 
-@pytest.mark.parametrize("size", [(H, W), (5, 3), (1, 2), (2, 1)])
+@pytest.mark.parametrize("size", [(H, W), (5, 3), (1, 4), (2, 1)])
 @pytest.mark.parametrize(
     "choice",
     [
