@@ -118,8 +118,9 @@ def _conv_norm(channels: int, width: int, norm: Callable[[int], nn.Module]) -> n
 def _strangers(t: int, parts: int, device: torch.device) -> Tensor:
     """Where node i does not hear node j (t * K, t * K): itself, and other parts of other frames."""
     node = torch.arange(t * parts, device=device)
-    frame, part = node // parts, node % parts
-    return (frame[:, None] == frame) == (part[:, None] == part)
+    same_frame = node[:, None] // parts == node // parts
+    same_part = node[:, None] % parts == node % parts
+    return same_frame == same_part
 
 
 def _frames(x: Tensor, t: int) -> Tensor:
