@@ -83,8 +83,8 @@ class _Cosines(nn.Module):
         super().__init__()
         if channels % len(frequencies):
             raise ValueError(f"{channels} channels: must be a multiple of the {len(frequencies)} frequencies")
-        down, across = (_cosines(length) for length in size)  # (7, h), (7, w)
-        filters = torch.stack([down[u, :, None] * across[v] for u, v in frequencies])  # (f, h, w)
+        h, w = size
+        filters = torch.stack([torch.outer(_cosine(u, h), _cosine(v, w)) for u, v in frequencies])  # (f, h, w)
         weight = filters.repeat_interleave(channels // len(frequencies), dim=0)  # (c, h, w)
         self.register_buffer("weight", weight.to(torch.get_default_dtype()))
 
@@ -92,11 +92,10 @@ class _Cosines(nn.Module):
         return (x * self.weight).sum(dim=(2, 3))
 
 
-def _cosines(length: int) -> Tensor:
-    """The seven cosines of unit norm over ``length`` positions, (7, length)."""
-    k = torch.arange(7, dtype=torch.float64)[:, None] * (length // 7)  # (7, 1)
+def _cosine(k: int, length: int) -> Tensor:
+    """The cosine of frequency k, meant on a grid of 7, over ``length`` positions; its norm is 1."""
     t = torch.arange(length, dtype=torch.float64) + 0.5  # (length,)
-    return F.normalize(torch.cos(torch.pi * k * t / length), dim=1)
+    return F.normalize(torch.cos(torch.pi * k * (length // 7) * t / length), dim=0)
 
 
 def _frequencies(given: str | Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -92,7 +92,8 @@ class RelationAware(nn.Module):
         if self.channel is not None:
             nodes = tokens(F.adaptive_avg_pool2d(x, self.grid))[..., None]  # (b, n, c, 1)
             logits, _, _ = self.channel(nodes)  # (b, 1, c, 1)
-            x = x * self.tap_channel(logits.sigmoid().to(x.dtype).transpose(1, 2))
+            gate = logits.sigmoid().to(x.dtype).flatten(1)[..., None, None]  # (b, c, 1, 1)
+            x = x * self.tap_channel(gate)
         return x
 
 
@@ -124,7 +125,7 @@ class _Relations(nn.Module):
         theta, phi, g = self.theta(x), self.phi(x), self.g(x)  # (b, d, h, w) each
         with without_autocast(x):  # sums of many products outgrow half precision
             wide = next(self.psi.parameters()).dtype
-            theta, phi, g = tokens(theta.to(wide)), tokens(phi.to(wide)), g.to(wide)
+            theta, phi = tokens(theta.to(wide)), tokens(phi.to(wide))  # (b, n, d) each
             relations = theta @ phi.mT  # (b, n, n)
             both = torch.cat([relations.mT, relations], dim=1)  # (b, 2 n, n): r_i. and r_.i at node i
             y = torch.cat([g.mean(dim=1, keepdim=True), self.psi(both.unflatten(2, x.shape[2:]))], dim=1)

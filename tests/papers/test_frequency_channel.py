@@ -78,6 +78,10 @@ def test_filters_are_saved_under_the_name_of_published_checkpoints_and_not_train
     assert all(name.startswith("fc") for name, _ in module.named_parameters())
 
 
+def test_the_bottleneck_keeps_one_channel():
+    assert FrequencyChannel(8, frequencies="low1").fc[0].out_features == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -86,6 +90,7 @@ def test_filters_are_saved_under_the_name_of_published_checkpoints_and_not_train
         ({"channels": 32, "frequencies": "top33"}, "no frequencies 'top33'"),
         ({"channels": 32, "frequencies": "mid16"}, "no frequencies 'mid16'"),
         ({"channels": 32, "frequencies": [(0, 7)]}, "each number 0 to 6"),
+        ({"channels": 32, "frequencies": [(0, 1, 2)]}, "each number 0 to 6"),
         ({"channels": 32, "frequencies": []}, "each number 0 to 6"),
     ],
 )

@@ -106,7 +106,9 @@ def test_what_makes_no_sense_is_refused(arguments, message):
         RelationAware(**arguments)
 
 
-def test_the_smallest_that_the_ratios_allow():
+def test_widths_are_rounded_down_to_the_smallest_that_the_ratios_allow():
+    module = RelationAware(112, grid=(7, 8))
+    assert [m.weigh[0].conv.out_channels for m in (module.spatial, module.channel)] == [1, 1]
     x = torch.randn(2, 56, 5, 6)
     assert RelationAware(56, grid=(7, 8))(x).shape == x.shape
 

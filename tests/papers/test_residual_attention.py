@@ -89,14 +89,14 @@ def test_the_mask_lies_between_0_and_1_and_the_result_between_the_trunk_and_its_
 
 
 def test_one_image_whose_mask_is_one_pixel_is_told_clearly():
-    module = ResidualAttention(8, downsamplings=3)
+    module = ResidualAttention(16, downsamplings=3)
     with pytest.raises(ValueError, match="ResidualAttention normalises over the batch"):
-        module(torch.randn(1, 8, 8, 5))
-    assert module(torch.randn(1, 8, 9, 5)).isfinite().all()
-    assert module(torch.randn(2, 8, 8, 5)).isfinite().all()
-    assert module.eval()(torch.randn(1, 8, 8, 5)).isfinite().all()
-    grouped = ResidualAttention(8, downsamplings=3, norm=lambda c: nn.GroupNorm(1, c))
-    assert grouped(torch.randn(1, 8, 8, 5)).isfinite().all()
+        module(torch.randn(1, 16, 8, 5))
+    assert module(torch.randn(1, 16, 9, 5)).isfinite().all()
+    assert module(torch.randn(2, 16, 8, 5)).isfinite().all()
+    assert module.eval()(torch.randn(1, 16, 8, 5)).isfinite().all()
+    grouped = ResidualAttention(16, downsamplings=3, norm=lambda c: nn.GroupNorm(1, c))
+    assert grouped(torch.randn(1, 16, 8, 5)).isfinite().all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 9), (8, 8)])

@@ -80,6 +80,11 @@ def test_starts_as_the_authors_do_whatever_a_backbone_has_done_before():
         module.init_weights()
 
 
+def test_half_precision_stays_half():
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert SelectiveKernel(8, groups=2).eval()(torch.randn(2, 8, 6, 5)).dtype == torch.float16
+
+
 def test_one_image_under_a_batch_norm_is_told_clearly():
     x = torch.randn(1, 8, 6, 5)
     with pytest.raises(ValueError, match="SelectiveKernel normalises over the batch"):
