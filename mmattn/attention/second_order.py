@@ -130,7 +130,7 @@ class _Concat(nn.Module):
     def __init__(self, channels: int, norm: Norm) -> None:
         super().__init__()
         groups = max(1, channels // 64)
-        reach = int(math.log2(32 / groups)) + 2
+        reach = 7 - math.ceil(math.log2(groups))
         if channels % groups:
             raise ValueError(f"{channels} channels: concat needs a multiple of its {groups} groups")
         self.conv1 = nn.Conv2d(channels, channels, (2 * reach + 1, 1), padding=(reach, 0), groups=groups)

@@ -131,7 +131,7 @@ def test_maps_of_each_mode():
         assert seen == shapes
 
 
-@pytest.mark.parametrize(("channels", "groups", "kernel"), [(64, 1, 15), (256, 4, 11), (2048, 32, 5)])
+@pytest.mark.parametrize(("channels", "groups", "kernel"), [(64, 1, 15), (192, 3, 11), (256, 4, 11), (2048, 32, 5)])
 def test_kernels_of_the_concatenation(channels, groups, kernel):
     with torch.device("meta"):
         conv1 = SecondOrder(channels, mode="concat").concat.conv1
