@@ -224,6 +224,18 @@ def test_gates() -> None:
     assert share.panels[0].values.mean() == pytest.approx(1)
 
 
+def test_gates_of_several_planes_show_all_of_them() -> None:
+    parts, wide, mask = torch.rand(2, 3, 4, 5), torch.rand(2, 12, 4, 5), torch.ones(2, 1, 4, 5)
+    maps = [Gate("spatial", parts), Gate("spatial", wide), Gate("mask", mask)]
+    few, many, hard = views([captured(r, name=str(i)) for i, r in enumerate(maps)], [])
+    assert [panel.caption for panel in few.panels[:-1]] == ["part 1", "part 2", "part 3"]
+    assert all(np.array_equal(panel.values, parts[0, i]) for i, panel in enumerate(few.panels[:-1]))
+    np.testing.assert_allclose(many.panels[0].values, wide[0].mean(0), rtol=1e-6)
+    assert many.panels[0].caption == "mean of 12 channels"
+    assert many.panels[-1].counted == "values"
+    assert hard.note == "which positions pass"
+
+
 def test_channel_attention_is_sorted_by_what_is_taken_from() -> None:
     logits = torch.randn(1, 5, 5)
     (view,) = views([captured(ChannelPairwise(logits, (2, 2)))], [])

@@ -41,7 +41,7 @@ class Overlay:
 
 @dataclass(frozen=True)
 class Bars:
-    """One value for each of the things counted: channels or positions."""
+    """One value for each of the things counted: channels, positions or both."""
 
     values: np.ndarray
     label: str
@@ -141,7 +141,8 @@ def _(record: PointWise, queries: Sequence[Query], classes: Sequence[str]) -> li
 @describe.register
 def _(record: Regions, queries: Sequence[Query], classes: Sequence[str]) -> list[Description]:
     soft, weights = record.regions()[0], record.weights()[0]  # (regions, h', w'), (regions, h, w)
-    names = list(classes) if len(classes) == len(soft) else [f"region {r}" for r in range(len(soft))]
+    of_classes = len(classes) == len(soft)
+    names = list(classes) if of_classes else [f"region {r}" for r in range(len(soft))]
     count = soft[0].numel()
     rows = _rows(queries, record.size, lambda y, x: record.row(y, x) * count)
     for i, query in enumerate(queries):
@@ -152,7 +153,7 @@ def _(record: Regions, queries: Sequence[Query], classes: Sequence[str]) -> list
     gathered = [Overlay(_array(soft[r]) * count, names[r]) for r in used]
     attended = [Overlay(_array(weights[r]), f"{names[r]}, {float(weights[r].mean()):.0%} of all") for r in used]
     return [
-        ("where each point looks, through the soft class regions", SHARE, rows),
+        (f"where each point looks, through the soft {'class ' * of_classes}regions", SHARE, rows),
         ("the regions most used: what each is gathered from", SHARE, gathered),
         ("how much each point looks at those regions", "weight", attended),
     ]
@@ -166,8 +167,14 @@ def _(record: Gate, queries: Sequence[Query], classes: Sequence[str]) -> list[De
     if gate.size > 1 and abs(float(gate.sum()) - 1) < 1e-3:  # a softmax over positions
         note, unit, gate = "what the whole image is summed up from, the same for every point", SHARE, gate * gate.size
     else:
-        note, unit = "how much of each position passes", "gate"
-    return [(note, unit, [Overlay(gate[0], ""), Bars(gate.ravel(), unit, "positions")])]
+        note, unit = "which positions pass" if record.kind == "mask" else "how much of each position passes", "gate"
+    if len(gate) == 1:
+        planes = [Overlay(gate[0], "")]
+    elif len(gate) <= 6:
+        planes = [Overlay(plane, f"part {i}") for i, plane in enumerate(gate, start=1)]
+    else:
+        planes = [Overlay(gate.mean(0), f"mean of {len(gate)} channels")]
+    return [(note, unit, [*planes, Bars(gate.ravel(), unit, "values" if len(gate) > 1 else "positions")])]
 
 
 @describe.register
