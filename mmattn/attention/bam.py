@@ -58,14 +58,14 @@ class BAM(nn.Module):
             raise ValueError(f"reduction {reduction}: must be at least 1")
         hidden = max(1, channels // reduction)
         self.channel = nn.Sequential(
-            _block(channels, hidden, norm),
+            _block(nn.Conv2d(channels, hidden, kernel_size=1), norm),
             nn.Conv2d(hidden, channels, kernel_size=1),
             norm(channels) if closing_norm else nn.Identity(),
         )
         self.spatial = nn.Sequential(
-            _block(channels, hidden, norm),
-            _block(hidden, hidden, norm, dilation),
-            _block(hidden, hidden, norm, dilation),
+            _block(nn.Conv2d(channels, hidden, kernel_size=1), norm),
+            _block(nn.Conv2d(hidden, hidden, kernel_size=3, padding=dilation, dilation=dilation), norm),
+            _block(nn.Conv2d(hidden, hidden, kernel_size=3, padding=dilation, dilation=dilation), norm),
             nn.Conv2d(hidden, 1, kernel_size=1),
             norm(1) if closing_norm else nn.Identity(),
         )
@@ -75,15 +75,11 @@ class BAM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         z = x.mean(dim=(2, 3), keepdim=True)  # (b, c, 1, 1)
         check_batch(self, z)
-        channel, spatial = self.channel(z), self.spatial(x)  # (b, c, 1, 1), (b, 1, h, w)
+        channel = self.channel(z)  # (b, c, 1, 1)
+        spatial = self.spatial(x)  # (b, 1, h, w)
         logits = channel * spatial if self.combine == "mul" else channel + spatial  # (b, c, h, w)
         return x + x * self.tap(logits.sigmoid())
 
 
-def _block(channels: int, hidden: int, norm: Callable[[int], nn.Module], dilation: int = 0) -> nn.Sequential:
-    """1 x 1 convolution, or a dilated 3 x 3, with norm and ReLU."""
-    if dilation:
-        conv = nn.Conv2d(channels, hidden, kernel_size=3, padding=dilation, dilation=dilation)
-    else:
-        conv = nn.Conv2d(channels, hidden, kernel_size=1)
-    return nn.Sequential(conv, norm(hidden), nn.ReLU(inplace=True))
+def _block(conv: nn.Conv2d, norm: Callable[[int], nn.Module]) -> nn.Sequential:
+    return nn.Sequential(conv, norm(conv.out_channels), nn.ReLU(inplace=True))

@@ -62,7 +62,7 @@ class SpatialPyramid(nn.Module):
         if reduction < 1:
             raise ValueError(f"reduction {reduction}: must be at least 1")
         hidden = max(1, (CELLS if wide else 1) * channels // reduction)
-        self.connect = None if source_channels in (None, channels) else layer(source_channels, channels)
+        self.connect = layer(source_channels, channels) if (source_channels or channels) != channels else None
         self.w1 = nn.Linear(CELLS * channels, hidden, bias=False)
         self.w2 = nn.Linear(hidden, channels, bias=False)
         self.tap = AttentionTap("channel")

@@ -9,7 +9,8 @@ from torch import nn
 from mmattn.attention import BAM
 from papers import conv, count, each, formula, linear, mean, normed, picture, pixels, sigmoid
 
-count(BAM, {256: 17361, 512: 68513})
+count(BAM, {8: 64, 256: 17361, 512: 68513})  # one hidden channel stays
+count(BAM, {8: 1457}, reduction=1)
 count(BAM, {256: 17361, 512: 68513}, combine="add")
 count(BAM, {256: 17361 + 2 * 256 + 2, 512: 68513 + 2 * 512 + 2}, combine="add", closing_norm=True)
 

@@ -9,7 +9,8 @@ from torch import nn
 from mmattn.attention import CBAM
 from papers import conv, count, formula, linear, mean, normed, picture, pixels, sigmoid
 
-count(CBAM, {256: 8564, 512: 33412})
+count(CBAM, {8: 125, 256: 8564, 512: 33412})  # one hidden channel stays
+count(CBAM, {8: 244}, reduction=1)
 count(CBAM, {256: 8562, 512: 33410}, spatial_norm=False)
 
 

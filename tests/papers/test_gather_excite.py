@@ -19,6 +19,8 @@ count(GatherExcite, {512: 402432}, variant="theta", size=28)
 count(GatherExcite, {256: 811792}, size=56)
 count(GatherExcite, {512: 435744}, size=28)
 count(GatherExcite, {256: 16912, 512: 50208}, extent=8)
+count(GatherExcite, {8: 433})  # one hidden channel stays
+count(GatherExcite, {8: 552}, reduction=1)
 
 
 def excite(m, x, gathered, relu=True):

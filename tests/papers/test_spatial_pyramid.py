@@ -6,7 +6,8 @@ import torch
 from mmattn.attention import SpatialPyramid
 from papers import count, formula, linear, normed, pixels, pyramid, sigmoid
 
-count(SpatialPyramid, {256: 90112, 512: 360448})
+count(SpatialPyramid, {8: 176, 256: 90112, 512: 360448})  # one hidden channel stays
+count(SpatialPyramid, {8: 1408}, reduction=1)
 count(SpatialPyramid, {256: 90112}, source_channels=256)
 count(SpatialPyramid, {256: 123392}, source_channels=128)
 count(SpatialPyramid, {512: 492544}, source_channels=256)

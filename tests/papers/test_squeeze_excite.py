@@ -6,13 +6,14 @@ import torch
 from mmattn.attention import SqueezeExcite
 from papers import count, formula, linear, mean, pixels, sigmoid
 
-count(SqueezeExcite, {256: 8464, 512: 33312})
+count(SqueezeExcite, {8: 25, 256: 8464, 512: 33312})  # one hidden channel stays
+count(SqueezeExcite, {8: 144}, reduction=1)
 count(SqueezeExcite, {256: 8192, 512: 32768}, bias=False)
 
 
 @formula(SqueezeExcite, channels=8, reduction=2)
 @formula(SqueezeExcite, channels=8, reduction=4, bias=False)
-@formula(SqueezeExcite, channels=8)  # one hidden channel is left
+@formula(SqueezeExcite, channels=8)
 def squeeze_excite(m, x):
     gate = sigmoid(linear(m.w2, linear(m.w1, mean(pixels(x))).clamp(min=0)))
     return x * gate[:, None, None]
