@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -414,13 +415,21 @@ class Seven(nn.Conv2d):
         nn.init.constant_(self.weight, 7.0)
 
 
+class Nine(Seven):
+    """One that starts when the model does."""
+
+    def init_weights(self) -> None:
+        nn.init.constant_(self.weight, 9.0)
+
+
 @pytest.mark.parametrize("name", BACKBONES)
-def test_wrapper_leaves_no_trace_and_starts_each_part_in_its_own_way(name: str) -> None:
+@pytest.mark.parametrize(("kind", "start"), [(Seven, 7.0), (Nine, 9.0)])
+def test_wrapper_leaves_no_trace_and_starts_each_part_in_its_own_way(kind: type, start: float, name: str) -> None:
     config, after = BACKBONES[name]
     torch.manual_seed(0)
     plain = MODELS.build(config)
     torch.manual_seed(0)
-    model = wrapped(config, *after, cfg={"type": Seven})
+    model = wrapped(config, *after, cfg={"type": kind})
     for key, value in plain.state_dict().items():
         assert torch.equal(model.state_dict()[key], value), f"{key} after the look at one small image"
     assert [module.training for module in model.attention.modules()] == [True] * (1 + len(after))
@@ -430,7 +439,7 @@ def test_wrapper_leaves_no_trace_and_starts_each_part_in_its_own_way(name: str) 
         module.init_weights()
     for key, value in plain.state_dict().items():
         assert torch.equal(model.state_dict()[key], value), key
-    assert all((mechanism.weight == 7.0).all() for mechanism in model.attention.values())
+    assert all((mechanism.weight == start).all() for mechanism in model.attention.values())
 
 
 def test_wrapper_takes_the_norm_of_the_backbone() -> None:
@@ -462,6 +471,7 @@ def test_wrapper_starts_from_the_weights_that_the_segmentor_names(tmp_path: Path
         (resnet(), 1, "after=1: the backbone has 1 outputs"),
         (resnet(), "bn1", "after='bn1': MMEngine exchanges batch norms"),
         (resnet(), "layer1.0.relu", "after='layer1.0.relu': that module runs 2 times"),
+        ({"type": "DDRNet", "channels": 8}, 0, "after=0: the backbone gives a single map in evaluation; name a module"),
         (HRNET, "stage2", "after='stage2': that module gives list, not one map .* after=0"),
         (SWIN, "stages.0", "after='stages.0': that module gives tuple"),
     ],
@@ -625,16 +635,29 @@ def test_budget_of_a_hard_mask(place: str) -> None:
     assert sum(budgets[-5:]) < 0.2 * sum(budgets[:5])
 
 
-def test_checkpointing_changes_no_gradient() -> None:
-    gradients = []
+@pytest.mark.parametrize("depth", [18, 50])
+def test_checkpointing_changes_no_gradient(depth: int) -> None:
+    gradients, runs = [], []
     for with_cp in (False, True):
         torch.manual_seed(0)
-        model = revert_sync_batchnorm(model_with("plugin", {"type": Thrifty}, 8, with_cp=with_cp)).train()
-        total(model.loss(*batch())).backward()
+        backbone = {**resnet(depth, 8, with_cp=with_cp), "plugins": [plugin(Thrifty)]}
+        model = revert_sync_batchnorm(segmentor(backbone, fcn(8 if depth == 18 else 32))).train()
+        taken: list[Any] = []
+        for block in model.backbone.layer1:
+            block.thrifty.register_forward_pre_hook(partial(_note, taken))
+        losses = model.loss(*batch())
+        assert len(taken) == len(model.backbone.layer1)
+        total(losses).backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+        runs.append(len(taken))
+    assert runs == [len(model.backbone.layer1), 2 * len(model.backbone.layer1)]
     plain, checkpointed = gradients
     for name, gradient in plain.items():
         torch.testing.assert_close(checkpointed[name], gradient, msg=name)
+
+
+def _note(taken: list[Any], *args: Any) -> None:
+    taken.append(args)
 
 
 @pytest.mark.parametrize("kind", ["EncoderDecoder", "CascadeEncoderDecoder"])

@@ -71,8 +71,7 @@ class _Attentive(nn.Module):
         self.attention, on_outputs = ModuleDict(), []
         for place, cfg in wanted:
             if isinstance(place, int):
-                if not -len(outputs) <= place < len(outputs):
-                    raise UserError(f"attention after={place}: the backbone has {len(outputs)} outputs, counted from 0")
+                _check_output(place, outputs)
                 name, maps = f"out{place % len(outputs)}", [outputs[place]]
             else:
                 name, maps = place.replace(".", "_"), given[place]
@@ -85,7 +84,7 @@ class _Attentive(nn.Module):
                 self.get_submodule(place).register_forward_hook(partial(_continue_with, mechanism))
         self._on_outputs = tuple(on_outputs)
 
-    def _probe(self, places: set[str]) -> tuple[dict[str, list[Any]], Sequence[Tensor]]:
+    def _probe(self, places: set[str]) -> tuple[dict[str, list[Any]], Tensor | Sequence[Tensor]]:
         """What modules give in a forward of one small image that leaves no trace, and what the backbone does."""
         given: dict[str, list[Any]] = defaultdict(list)
         modules, handles = dict(self.named_modules()), []
@@ -142,6 +141,13 @@ def _check_module(backbone: nn.Module, place: str, modules: dict[str, nn.Module]
             f"attention after={place!r}: MMEngine exchanges batch norms, and what stands after them is lost; name the "
             "module that follows it, or the one that it is in"
         )
+
+
+def _check_output(place: int, outputs: Tensor | Sequence[Tensor]) -> None:
+    if isinstance(outputs, Tensor):
+        raise UserError(f"attention after={place}: the backbone gives a single map in evaluation; name a module")
+    if not -len(outputs) <= place < len(outputs):
+        raise UserError(f"attention after={place}: the backbone has {len(outputs)} outputs, counted from 0")
 
 
 def _channels(place: str | int, given: Sequence[Any]) -> int:
