@@ -99,6 +99,6 @@ class SelectiveKernel(nn.Module):
         s = u.sum(dim=1).mean(dim=(2, 3), keepdim=True)  # (b, c, 1, 1)
         check_batch(self, s)
         logits = self.select(self.fuse(s)).unflatten(1, (len(self.branches), -1))  # (b, m, c, 1, 1)
-        gates = logits.softmax(dim=1).to(u.dtype)  # (b, m, c, 1, 1)
+        gates = logits.softmax(dim=1, dtype=u.dtype)  # (b, m, c, 1, 1)
         gates = torch.stack([tap(gates[:, m]) for m, tap in enumerate(self.taps)], dim=1)
         return (gates * u).sum(dim=1)
