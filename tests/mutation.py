@@ -206,7 +206,9 @@ def is_words(node: ast.AST) -> bool:
     match node:
         case ast.Import() | ast.ImportFrom() | ast.JoinedStr() | ast.Expr(ast.Constant()):
             return True
-        case ast.Subscript(ast.Name("Literal" | "Callable" | "Sequence" | "Mapping")) | ast.keyword("inplace" | "strict"):
+        case ast.Subscript(ast.Name("Literal" | "Callable" | "Sequence" | "Mapping")):
+            return True
+        case ast.keyword("inplace" | "strict"):
             return True
     return False
 
