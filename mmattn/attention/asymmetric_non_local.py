@@ -28,7 +28,8 @@ from mmattn.layers.records import Pyramid
 
 @register(paper="1908.07678", kinds=("pairwise",), example={"channels": 16, "key_channels": 8})
 class AsymmetricNonLocal(nn.Module):
-    """Asymmetric pyramid non-local block (APNB): one feature map attends to its own pyramid.
+    """Asymmetric pyramid non-local block (APNB): one feature map attends to its own pyramid. The authors put it into
+    the head, after :class:`AsymmetricFusion`: ``ANLHead``.
 
     Args:
         channels: Channels of the feature map, in and out.
@@ -71,7 +72,8 @@ class AsymmetricNonLocal(nn.Module):
     places=(),
 )
 class AsymmetricFusion(nn.Module):
-    """Asymmetric fusion non-local block (AFNB): a coarse level attends to the pyramid of a finer one.
+    """Asymmetric fusion non-local block (AFNB): a coarse level attends to the pyramid of a finer one. The authors fuse
+    the last two stages with it, in the head: ``ANLHead``.
 
     Args:
         channels: Channels of ``high``, and of the output.

@@ -33,7 +33,8 @@ from mmattn.layers import AttentionTap, kaiming_start
     places=("neck",),
 )
 class AttentionGate(nn.Module):
-    """Additive attention gate on a skip connection.
+    """Additive attention gate on a skip connection. The authors put it on each skip connection of a U-Net but the
+    finest.
 
     Args:
         channels: Channels of the fine map, in and out.

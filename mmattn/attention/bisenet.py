@@ -25,7 +25,7 @@ from mmattn.layers import AttentionTap, ConvNormAct, Layer, check_batch, kaiming
 
 @register(paper="1808.00897", kinds=("channel",), example={"channels": 16})
 class AttentionRefinement(nn.Module):
-    """Attention refinement module (ARM).
+    """Attention refinement module (ARM). The authors put it on the last two stages of the context path.
 
     Args:
         channels: Channels of the input.
@@ -61,7 +61,7 @@ class AttentionRefinement(nn.Module):
     places=("neck",),
 )
 class FeatureFusion(nn.Module):
-    """Feature fusion module (FFM).
+    """Feature fusion module (FFM). The authors put it where the spatial path and the context path meet.
 
     Args:
         channels: Channels of the detailed map.

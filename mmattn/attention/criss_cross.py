@@ -29,7 +29,8 @@ from mmattn.ops import criss_cross
     identity=True,
 )
 class CrissCross(nn.Module):
-    """Criss-cross attention of CCNet, one recurrence. Starts as the identity.
+    """Criss-cross attention of CCNet, one recurrence. Starts as the identity. The authors put it into the head, between
+    two convolutions, and apply it twice: ``CCHead``.
 
     Args:
         channels: Channels of the feature map, in and out.

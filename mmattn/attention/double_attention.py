@@ -22,7 +22,8 @@ from mmattn.layers.records import Regions
 
 @register(paper="1810.11579", kinds=("regions",), example={"channels": 16}, idle=("gather.bias",))
 class DoubleAttention(nn.Module):
-    """Double attention (A^2) block. Its cost grows with the number of positions, not with their square.
+    """Double attention (A^2) block. Its cost grows with the number of positions, not with their square. The paper puts
+    five of them into the second and third stage of ResNet-50.
 
     Args:
         channels: Channels of the feature map, in and out.

@@ -33,7 +33,8 @@ from mmattn.layers.records import ChannelPairwise, Pairwise
     identity=True,
 )
 class PositionAttention(nn.Module):
-    """Position attention module (PAM). Starts as the identity.
+    """Position attention module (PAM). Starts as the identity. The authors put it into the head, beside
+    :class:`ChannelAttention`: ``DAHead``.
 
     Args:
         channels: Channels of the feature map, in and out.
@@ -67,7 +68,8 @@ class PositionAttention(nn.Module):
 
 @register(paper="1809.02983", kinds=("channel_pairwise",), example={"channels": 16}, identity=True)
 class ChannelAttention(nn.Module):
-    """Channel attention module (CAM). Starts as the identity; gamma is its only parameter.
+    """Channel attention module (CAM). Starts as the identity; gamma is its only parameter. The authors put it into the
+    head, beside :class:`PositionAttention`: ``DAHead``.
 
     Args:
         channels: Channels of the feature map; stated for symmetry, nothing depends on it.

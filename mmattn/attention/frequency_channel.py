@@ -33,7 +33,7 @@ _ORDERS = {
 
 @register(paper="2012.11879", kinds=("channel",), example={"channels": 32, "reduction": 4})
 class FrequencyChannel(nn.Module):
-    """Multi-spectral channel gate of FcaNet.
+    """Multi-spectral channel gate of FcaNet. The authors put it at the end of each residual block, before the sum.
 
     Args:
         channels: Channels of the feature map, in and out; a multiple of the number of frequencies.

@@ -29,7 +29,8 @@ from mmattn.layers import AttentionTap, kaiming_start, zero_start
     identity=True,
 )
 class GlobalContext(nn.Module):
-    """Global context (GC) block. Starts as the identity, or as x / 2 with ``channel_mul``.
+    """Global context (GC) block. Starts as the identity, or as x / 2 with ``channel_mul``. The authors put it at the
+    end of each residual block but those of the first stage, before the sum.
 
     Args:
         channels: Channels of the feature map, in and out.

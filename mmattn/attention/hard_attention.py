@@ -32,7 +32,8 @@ from mmattn.layers import AttentionTap, LossTap, zero_start
 
 @register(paper="1611.01144", kinds=("mask",), example={"channels": 16}, cannot=("gradcheck",))
 class HardAttention(nn.Module):
-    """Hard attention over positions. ``glimpse`` starts as the identity.
+    """Hard attention over positions. ``glimpse`` starts as the identity. Where masks are to save work, the literature
+    puts one into each residual block.
 
     Args:
         channels: Channels of the feature map, in and out.

@@ -37,7 +37,8 @@ from mmattn.layers.records import ChannelPairwise
     identity=True,
 )
 class InteractionAggregation(nn.Module):
-    """Interaction-aggregation-update (IAU) block, on images and on clips. Starts as the identity.
+    """Interaction-aggregation-update (IAU) block, on images and on clips. Starts as the identity. The authors put it
+    after the second and the third stage of ResNet-50.
 
     Args:
         channels: Channels of the feature map, in and out.

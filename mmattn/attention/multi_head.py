@@ -38,7 +38,7 @@ from mmattn.layers.records import Pairwise
     idle=("k.bias",),
 )
 class MultiHead(nn.Module):
-    """Two-dimensional multi-head self-attention (MHSA).
+    """Two-dimensional multi-head self-attention (MHSA). BoTNet puts it into the blocks of the last stage.
 
     Args:
         channels: Channels of the feature map, in and out; a multiple of ``num_heads``.

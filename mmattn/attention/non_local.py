@@ -33,7 +33,8 @@ Mode = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
     identity=True,
 )
 class NonLocal(nn.Module):
-    """Non-local block on images. Starts as the identity.
+    """Non-local block on images. Starts as the identity. The authors put five of them into the second and third stage
+    of ResNet-50; ``NLHead`` has one.
 
     Args:
         channels: Channels of the feature map, in and out.

@@ -33,7 +33,8 @@ from mmattn.layers.records import Regions
     places=(),
 )
 class ObjectContext(nn.Module):
-    """Spatial gathering and object attention of OCRNet.
+    """Spatial gathering and object attention of OCRNet. The authors put it into the head, after a first guess:
+    ``OCRHead``.
 
     Args:
         channels: Channels of the feature map, in and out.

@@ -115,7 +115,8 @@ class PointWiseLayers:
     example={"channels": 8, "mask_size": (5, 7), "hidden": 6},
 )
 class PointWise(PointWiseLayers, nn.Module):
-    """Point-wise spatial attention (PSANet). Returns the context, which the authors concatenate with x.
+    """Point-wise spatial attention (PSANet). Returns the context, which the authors concatenate with x. The authors put
+    it on the last stage: ``PSAHead``.
 
     Args:
         channels: Channels of the feature map, in and out.

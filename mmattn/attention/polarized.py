@@ -26,7 +26,7 @@ from mmattn.layers import AttentionTap
 
 @register(paper="2107.00782", kinds=("channel", "spatial"), example={"channels": 16})
 class Polarized(nn.Module):
-    """Polarized self-attention.
+    """Polarized self-attention. The authors put it into each block of HRNet, after the first convolution.
 
     Args:
         channels: Channels of the feature map, in and out; even, and a multiple of 8 for the sequential code.

@@ -34,7 +34,7 @@ from mmattn.layers.records import Pairwise
     example={"channels": 16, "grid": (4, 3), "cha_ratio": 4, "spa_ratio": 3, "down_ratio": 2},
 )
 class RelationAware(nn.Module):
-    """Relation-aware global attention (RGA).
+    """Relation-aware global attention (RGA). The authors put it after each stage of ResNet-50.
 
     Args:
         channels: Channels of the feature map, in and out.

@@ -28,7 +28,8 @@ Norm = Callable[[int], nn.Module]
 
 @register(paper="1704.06904", kinds=("spatial",), example={"channels": 8, "downsamplings": 2})
 class ResidualAttention(nn.Module):
-    """Attention module of the Residual Attention Network, by default its mask branch alone.
+    """Attention module of the Residual Attention Network, by default its mask branch alone. The authors put one to
+    three with trunk into each of the first three stages.
 
     Args:
         channels: Channels of the feature map, in and out; a multiple of 4.

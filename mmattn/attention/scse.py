@@ -22,7 +22,7 @@ from mmattn.layers import AttentionTap
 
 @register(paper="1803.02579", kinds=("channel",), example={"channels": 16})
 class ChannelSE(SqueezeExcite):
-    """cSE: squeeze-and-excitation with a wide bottleneck.
+    """cSE: squeeze-and-excitation with a wide bottleneck. The authors put it after each block of encoder and decoder.
 
     Args:
         channels: Channels of the feature map, in and out.
@@ -41,7 +41,7 @@ class ChannelSE(SqueezeExcite):
 
 @register(paper="1803.02579", kinds=("spatial",), example={"channels": 16})
 class SpatialSE(nn.Module):
-    """sSE: squeezes the channels, excites the positions.
+    """sSE: squeezes the channels, excites the positions. The authors put it after each block of encoder and decoder.
 
     Args:
         channels: Channels of the feature map, in and out.

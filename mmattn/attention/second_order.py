@@ -36,7 +36,7 @@ Norm = Callable[[int], nn.Module]
     example={"channels": 8, "mode": "sum", "hidden": 6, "grid": (3, 2)},
 )
 class SecondOrder(nn.Module):
-    """GSoP block.
+    """GSoP block. The authors put it at the end of the last block of each stage, before the sum.
 
     Args:
         channels: Channels of the feature map, in and out; for ``concat`` a multiple of ``channels // 64``.

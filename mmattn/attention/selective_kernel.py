@@ -28,7 +28,7 @@ from mmattn.layers import AttentionTap, check_batch, kaiming_start
     places=("plugin",),
 )
 class SelectiveKernel(nn.Module):
-    """SK convolution of SKNet.
+    """SK convolution of SKNet. The authors put it in the place of the 3 x 3 of each block.
 
     Args:
         channels: Channels of the feature map, in and out; a multiple of ``groups``.
