@@ -1,5 +1,6 @@
 """What the catalogue tells users is true, and what it offers to paste works."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from mmattn.engine.config import build_model, load_config
 
 ENTRIES = {entry.name: entry for entry in entries()}
 # narrower than what is pasted, so that it takes no time
-HEADS = {"model.decode_head.channels": 32, "model.auxiliary_head.channels": 16}
+HEADS = {"model.decode_head.channels": 64, "model.auxiliary_head.channels": 16}
 RESNET = HEADS | {
     "model.backbone.base_channels": 16,
     "model.backbone.stem_channels": 16,
@@ -83,6 +84,7 @@ def test_a_page_tells_all(entry, capsys):
     out = capsys.readouterr().out
     assert entry.summary in out
     assert "Paper" in out
+    assert re.search(r"\b(put|puts|fuse)\b", out), "where it usually stands"
     for argument in guide.arguments(entry):
         assert argument.text.endswith("."), argument
         assert f"\n  {argument.name}" in out
@@ -121,3 +123,9 @@ def test_what_is_to_be_pasted_works(entry, place, configs, capsys):
     assert any(isinstance(module, entry.cls) for module in model.modules())
     with torch.no_grad():
         assert model(torch.rand(1, 3, 32, 32)).shape[:2] == (1, 19)
+
+
+def test_the_page_and_the_readme_are_up_to_date():
+    """``python tools/catalogue.py --write`` writes them."""
+    assert (tiny.REPOSITORY / "docs/mechanisms.md").read_text() == guide.document(entries())
+    assert f"<!-- mechanisms -->\n{guide.readme(entries())}<!-- end -->" in (tiny.REPOSITORY / "README.md").read_text()

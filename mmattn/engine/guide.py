@@ -133,7 +133,8 @@ def header(entry: Entry) -> str:
 
 def parts(entry: Entry) -> tuple[str, dict[str, str]]:
     """The docstring of the class: what stands before ``Args:``, and its sections."""
-    text, *sections = re.split(r"^(\w+):\n", inspect.getdoc(entry.cls) or "", flags=re.MULTILINE)
+    plain = re.sub(r":\w+:`(\w+)`", r"``\1``", inspect.getdoc(entry.cls) or "")
+    text, *sections = re.split(r"^(\w+):\n", plain, flags=re.MULTILINE)
     return text.strip(), {
         name: inspect.cleandoc(body) for name, body in zip(sections[::2], sections[1::2], strict=True)
     }
@@ -180,7 +181,7 @@ model = dict(backbone=dict(plugins=[plugin]))
 def in_wrapper(entry: Entry) -> str:
     return f"""\
 _base_ = "attention/eca_mobilenetv2.py"
-attention = [dict(cfg={config(entry)}, after=["layer3", "layer5", "layer7"])]
+attention = [dict(cfg={config(entry)}, after=["layer5", "layer7"])]
 model = dict(backbone=dict(attention=attention))
 """
 
