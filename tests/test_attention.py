@@ -118,11 +118,12 @@ def test_a_tap_is_silent_inside_backward(entry):
 
 
 @EVERY
-def test_compiles_into_one_graph(entry):
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiles_into_one_graph(entry, backend):
     module, inputs = build(entry).eval(), inputs_for(entry, (6, 5))
     torch._dynamo.reset()
     with can("compile", entry):
-        compiled = torch.compile(module, fullgraph=True, backend="eager")
+        compiled = torch.compile(module, fullgraph=True, backend=backend)
         torch.testing.assert_close(compiled(*inputs), module(*inputs))
 
 

@@ -627,7 +627,9 @@ def test_budget_of_a_hard_mask(place: str) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     budgets = []
     for _ in range(25):
-        budget = model.loss(*batch())["loss_budget"]
+        losses = model.loss(*batch())
+        budget = losses["loss_budget"]
+        assert 0 < losses["kept"] <= 1
         optimizer.zero_grad()
         budget.backward()
         optimizer.step()

@@ -43,7 +43,8 @@ class HardAttention(nn.Module):
         rho: Share of positions that ``top_k`` keeps and the budget asks for.
         residual: Add x to what is kept, as ``glimpse`` always does.
         ratio: Width of the transform of ``glimpse`` as a share of ``channels``.
-        budget: Weight of the budget loss of ``bernoulli``, which is offered in training; 0 for none.
+        budget: Weight of the budget loss of ``bernoulli``, which is offered in training together with the share that
+            is kept; 0 for none.
 
     Shape:
         x: (b, c, h, w), returns (b, c, h, w). The map is (b, 1, h, w), 0 or 1.
@@ -74,7 +75,7 @@ class HardAttention(nn.Module):
         self.logits = nn.Conv2d(channels, 1, kernel_size=1)
         self.transform = _transform(channels, int(channels * ratio)) if form == "glimpse" else None
         self.tap = AttentionTap("mask")
-        self.budget = LossTap("budget")
+        self.budget, self.kept = LossTap("budget"), LossTap("kept")
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -88,6 +89,7 @@ class HardAttention(nn.Module):
         mask = self._mask(logits.flatten(2)).view_as(logits)  # (b, 1, h, w)
         if self.training and self.weight:
             self.budget.offer(lambda: self.weight * (mask.mean() - self.rho) ** 2)
+            self.kept.offer(lambda: mask.detach().mean())
         kept = x * self.tap(mask).to(x.dtype)  # (b, c, h, w)
         if self.transform is not None:
             return x + self.transform(kept.sum(dim=(2, 3), keepdim=True))

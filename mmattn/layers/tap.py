@@ -60,7 +60,7 @@ class LossTap(nn.Module):
     """Where a mechanism shows a loss of its own, such as the budget of a hard mask, once per forward in training.
 
     The mechanism calls ``self.budget.offer(lambda: loss)``; whoever trains listens, adds the losses to its own and
-    logs them. Nothing is kept while nobody listens.
+    logs them; what is offered without a gradient is logged alone. Nothing is kept while nobody listens.
 
     Args:
         name: Name of the loss, ``budget`` is logged as ``loss_budget``.

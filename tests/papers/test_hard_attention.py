@@ -164,21 +164,26 @@ def test_half_precision_has_a_binary_mask_and_an_exact_budget():
 
 def test_the_budget_trains_the_share_that_is_kept():
     module, x = drawn(4, (40, 40), rho=0.2, budget=3.0)
-    losses = []
+    losses, shares = [], []
     module.budget.listeners.append(lambda name, loss: losses.append((name, loss)))
+    module.kept.listeners.append(lambda name, share: shares.append((name, share)))
     optimizer = torch.optim.Adam(module.parameters(), lr=0.05)
     for _ in range(80):
         mask = mask_of(module, x)
         name, loss = losses.pop()
         assert name == "budget"
         torch.testing.assert_close(loss, 3.0 * (mask.mean() - 0.2) ** 2)
+        name, share = shares.pop()
+        assert name == "kept"
+        assert share == mask.mean()
+        assert not share.requires_grad
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert mask_of(module, x).mean().item() == pytest.approx(0.2, abs=0.02)
-    losses.clear()
+    losses.clear(), shares.clear()
     module.eval()(x)
-    assert not losses
+    assert not losses + shares
 
 
 def test_a_logit_of_zero_is_not_kept():
@@ -189,7 +194,8 @@ def test_a_logit_of_zero_is_not_kept():
 
 def test_no_budget_unless_asked_for():
     module, x = drawn()
-    module.budget.listeners.append(lambda name, loss: pytest.fail("nobody asked"))
+    for tap in (module.budget, module.kept):
+        tap.listeners.append(lambda name, value: pytest.fail("nobody asked"))
     module(x)
 
 
