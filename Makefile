@@ -31,7 +31,7 @@ test: $(READY)
 slow: $(READY)
 	$(RUN) -m pytest -m slow
 
-# MECHANISMS=criss_cross breaks one; all of them take hours
+# MECHANISMS=criss_cross breaks one; all of them take half an hour
 mutate: $(READY)
 	$(RUN) tests/mutation.py $(MECHANISMS)
 

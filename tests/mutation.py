@@ -38,7 +38,7 @@ LIMIT = 240  # seconds; a mutant that runs longer is noticed, and so is one that
 MEMORY = 16 << 30  # bytes of address space
 NO_TESTS, FAULT = pytest.ExitCode.NO_TESTS_COLLECTED, 70  # exit statuses
 EXAMPLES = """examples:
-  python tests/mutation.py                         all mechanisms; hours
+  python tests/mutation.py                         all mechanisms; half an hour
   python tests/mutation.py criss_cross             one file of mmattn/attention; minutes
   python tests/mutation.py --sample 60 --seed 7    some mutants of all
   python tests/mutation.py criss_cross --list      the mutants, without running anything"""
