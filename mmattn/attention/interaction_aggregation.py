@@ -104,7 +104,7 @@ class InteractionAggregation(nn.Module):
             u = self.node(whole.to(dtype))  # (b, d, 1, 1)
             gaps = (p - p.mT).abs()  # (b, d, t * K, t * K)
             edges = self.edge(torch.cat([gaps, u.expand_as(gaps)], dim=1))  # (b, 1, t * K, t * K)
-            edges = edges.masked_fill(_strangers(t, parts, edges.device), torch.finfo(edges.dtype).min)
+            edges = edges.where(_hears(t, parts, edges.device), torch.finfo(edges.dtype).min)
             attn = edges.softmax(dim=3)  # (b, 1, t * K, t * K)
             s = self.update(torch.cat([p, attn @ p], dim=1)).relu()  # (b, d, t * K, 1)
             s = s.unflatten(2, (t, parts)).mean(dim=3)  # (b, d, t, 1)
@@ -116,12 +116,11 @@ def _conv_norm(channels: int, width: int, norm: Callable[[int], nn.Module]) -> n
     return nn.Sequential(nn.Conv2d(channels, width, kernel_size=1), norm(width))
 
 
-def _strangers(t: int, parts: int, device: torch.device) -> Tensor:
-    """Where node i does not hear node j (t * K, t * K): itself, and other parts of other frames."""
+def _hears(t: int, parts: int, device: torch.device) -> Tensor:
+    """Whether node i hears node j (t * K, t * K): the other parts of its frame, and its own part elsewhere."""
     node = torch.arange(t * parts, device=device)
-    same_frame = node[:, None] // parts == node // parts
-    same_part = node[:, None] % parts == node % parts
-    return same_frame == same_part
+    frame, part = node // parts, node % parts
+    return (frame[:, None] == frame) ^ (part[:, None] == part)
 
 
 def _frames(x: Tensor, t: int) -> Tensor:
