@@ -1,9 +1,134 @@
-"""Operators against explicit loops, values and gradients."""
+"""Operators against explicit loops and against plain torch, values and gradients."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmattn.ops import criss_cross, psa_mask
+from mmattn.ops.criss_cross import criss_cross_reference
+
+
+@dataclass(frozen=True)
+class Lean:
+    """An operator with a lean path; ``channels`` are those of its maps (b, channels, h, w), the first two make logits."""
+
+    op: Callable[..., Tensor]
+    reference: Callable[..., Tensor]
+    channels: Sequence[int]
+
+    def inputs(self, size: tuple[int, int], batch: int = 2, dtype: torch.dtype = torch.float64, reach: float = 0.0):
+        """Random inputs; with ``reach`` the largest product of channels is that large."""
+        torch.manual_seed(0)
+        maps = [torch.randn(batch, c, *size, dtype=torch.float64) for c in self.channels]
+        for x in maps[:2] if reach else ():
+            x *= (reach / (maps[0][0].flatten(1).mT @ maps[1][0].flatten(1)).abs().max()) ** 0.5
+        return [x.to(dtype).requires_grad_() for x in maps]
+
+
+OPS = pytest.mark.parametrize(
+    "lean", [pytest.param(Lean(criss_cross, criss_cross_reference, (6, 6, 9)), id="criss_cross")]
+)
+SIZES = pytest.mark.parametrize("size", [(1, 1), (1, 7), (6, 1), (5, 6), (23, 29)])
+
+
+def results(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Value and gradients, in float64."""
+    out = function(*inputs)
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(out.shape, dtype=torch.float64, generator=generator).to(out.dtype)
+    return [x.detach().double() for x in (out, *torch.autograd.grad(out, inputs, weight))]
+
+
+@OPS
+@SIZES
+@pytest.mark.parametrize("batch", [0, 1, 3])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_lean_is_the_reference(lean, size, batch, memory_format):
+    inputs = lean.inputs(size, batch)
+    ordered = [x.detach().contiguous(memory_format=memory_format).requires_grad_() for x in inputs]
+    for a, b in zip(results(lean.op, ordered), results(lean.reference, inputs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@OPS
+@SIZES
+@pytest.mark.parametrize("reach", [10, 1e4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_lean_is_as_exact_as_plain_torch(lean, size, reach, dtype):
+    inputs = lean.inputs(size, dtype=dtype, reach=reach)
+    truth = results(lean.reference, [x.detach().double().requires_grad_() for x in inputs])
+    for a, b, t in zip(results(lean.op, inputs), results(lean.reference, inputs), truth, strict=True):
+        assert (a - t).norm() <= 2 * (b - t).norm() + torch.finfo(dtype).eps * t.norm()
+        assert a.isfinite().all()
+
+
+@OPS
+def test_gradients_are_the_derivatives(lean):
+    assert torch.autograd.gradcheck(lean.op, lean.inputs((3, 4)))
+
+
+@OPS
+@pytest.mark.parametrize("needed", [0, 1, 2])
+def test_one_gradient_alone(lean, needed):
+    inputs = lean.inputs((5, 6))
+    for i, x in enumerate(inputs):
+        x.requires_grad_(i == needed)
+    actual, expected = (torch.autograd.grad(f(*inputs).sum(), inputs[needed])[0] for f in (lean.op, lean.reference))
+    torch.testing.assert_close(actual, expected)
+
+
+@OPS
+def test_lean_under_autocast(lean):
+    inputs = lean.inputs((5, 6), dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = lean.op(*inputs)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out, lean.op(*(x.bfloat16() for x in inputs)), rtol=0, atol=0)
+
+
+@OPS
+def test_lean_compiles_with_its_gradients(lean):
+    torch._dynamo.reset()
+    compiled = torch.compile(lean.op, fullgraph=True, backend="aot_eager", dynamic=True)
+    for size in ((5, 6), (23, 29)):
+        inputs = lean.inputs(size)
+        for a, b in zip(results(compiled, inputs), results(lean.reference, inputs), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+class Largest(TorchDispatchMode):
+    """Elements of the largest tensor that any operation gives out, those inside our own operators included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "mmattn":
+            with self:
+                out = func.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU), *args, **kwargs or {})
+        else:
+            out = func(*args, **kwargs or {})
+        for x in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(x, Tensor):
+                self.elements = max(self.elements, x.untyped_storage().nbytes() // x.element_size())
+        return out
+
+
+@OPS
+def test_nothing_of_the_size_of_all_pairs_is_made(lean):
+    size = (40, 41)
+    inputs = lean.inputs(size, batch=1, dtype=torch.float32)
+    with Largest() as seen:
+        results(lean.op, inputs)
+    assert size[0] * size[1] * max(*lean.channels, *size) <= seen.elements < (size[0] * size[1]) ** 2 // 2
+    with Largest() as seen:
+        results(lean.reference, inputs)  # the watch sees what it should
+    assert seen.elements >= size[0] * size[1] * sum(size)
 
 
 def loop_mask(logits, mask_size, direction):

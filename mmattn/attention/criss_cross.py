@@ -16,7 +16,7 @@ Differs gamma, a learned number that starts at 0, is in the authors' code and no
 from torch import Tensor, nn
 
 from mmattn.catalogue import register
-from mmattn.layers import AttentionTap, Scale
+from mmattn.layers import AttentionTap, Scale, project
 from mmattn.layers.records import CrissCross as CrissCrossRecord
 from mmattn.ops import criss_cross
 
@@ -50,9 +50,7 @@ class CrissCross(nn.Module):
         self.tap = AttentionTap("criss_cross")
 
     def forward(self, x: Tensor) -> Tensor:
-        q = self.query_conv(x)  # (b, c / r, h, w)
-        k = self.key_conv(x)  # (b, c / r, h, w)
-        v = self.value_conv(x)  # (b, c, h, w)
+        q, k, v = project(x, self.query_conv, self.key_conv, self.value_conv)  # (b, c / r or c, h, w)
         self.tap.offer(lambda: CrissCrossRecord(q, k))
         return self.gamma(criss_cross(q, k, v)) + x
 

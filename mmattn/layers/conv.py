@@ -67,6 +67,22 @@ def check_batch(block: nn.Module, x: Tensor) -> None:
         )
 
 
+def project(x: Tensor, *convs: nn.Conv2d) -> tuple[Tensor, ...]:
+    """Several 1 x 1 convolutions with bias of one map, in one product.
+
+    Args:
+        x: (b, c, h, w).
+        convs: The convolutions.
+
+    Returns:
+        What ``conv(x)`` gives for each, (b, out_channels, h, w): parts of one channels_last map.
+    """
+    weight = torch.cat([conv.weight for conv in convs]).flatten(1)  # (o, c)
+    bias = torch.cat([conv.bias for conv in convs])  # (o,)
+    y = torch.baddbmm(bias, x.flatten(2).mT, weight.mT.expand(len(x), -1, -1))  # (b, h * w, o)
+    return y.mT.unflatten(2, x.shape[2:]).split([conv.out_channels for conv in convs], dim=1)
+
+
 def kaiming_start(conv: nn.Conv2d, mode: str = "fan_out") -> None:
     """Kaiming-normal weights for ReLU, bias 0."""
     nn.init.kaiming_normal_(conv.weight, mode=mode, nonlinearity="relu")

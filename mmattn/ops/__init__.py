@@ -1,4 +1,4 @@
-"""Functions that mechanisms are made of, each a plain torch reference."""
+"""Functions that mechanisms are made of: exact lean paths, and plain torch references beside them."""
 
 from mmattn.ops.criss_cross import criss_cross
 from mmattn.ops.psa_mask import psa_mask
