@@ -251,8 +251,8 @@ def image(channels: int = 8) -> Tensor:
 @pytest.mark.parametrize("cls", [CrissCross, PositionAttention])
 def test_residual_attention_uses_the_rows_it_shows(cls: type[nn.Module]) -> None:
     x, model = image(), cls(8)
-    seen, (record,), out = watch(model, x)
-    value = seen["value_conv" if cls is CrissCross else "value_project"]
+    _, (record,), out = watch(model, x)
+    value = (model.value_conv if cls is CrissCross else model.value_project)(x).detach()
     torch.testing.assert_close(out, x + model.gamma.scale.detach() * gathered(record, value))
 
 

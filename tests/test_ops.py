@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmattn.layers import plane, tokens
 from mmattn.ops import criss_cross, psa_mask
+from mmattn.ops.attention import attend, attend_reference, chunked
 from mmattn.ops.criss_cross import criss_cross_reference
 
 
 @dataclass(frozen=True)
 class Lean:
-    """An operator with a lean path; ``channels`` are those of its maps (b, channels, h, w), the first two make logits."""
+    """An operator with a lean path, on maps (b, channels, h, w); the first two make the logits."""
 
     op: Callable[..., Tensor]
     reference: Callable[..., Tensor]
@@ -29,8 +31,22 @@ class Lean:
         return [x.to(dtype).requires_grad_() for x in maps]
 
 
+def flat(op: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """An operator on tokens as one on maps, scaled."""
+
+    def on_maps(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return plane(op(tokens(q), tokens(k), tokens(v), 0.7), q.shape[2:])
+
+    return on_maps
+
+
 OPS = pytest.mark.parametrize(
-    "lean", [pytest.param(Lean(criss_cross, criss_cross_reference, (6, 6, 9)), id="criss_cross")]
+    "lean",
+    [
+        pytest.param(Lean(criss_cross, criss_cross_reference, (6, 6, 9)), id="criss_cross"),
+        pytest.param(Lean(flat(attend), flat(attend_reference), (6, 6, 9)), id="attend"),
+        pytest.param(Lean(flat(chunked), flat(attend_reference), (6, 6, 9)), id="chunked"),
+    ],
 )
 SIZES = pytest.mark.parametrize("size", [(1, 1), (1, 7), (6, 1), (5, 6), (23, 29)])
 

@@ -22,8 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmattn.catalogue import register
-from mmattn.layers import AttentionTap, ConvNormAct, Layer, attend, plane, tokens, zero_start
+from mmattn.layers import AttentionTap, ConvNormAct, Layer, plane, tokens, zero_start
 from mmattn.layers.records import Pyramid
+from mmattn.ops import attend
 
 
 @register(paper="1908.07678", kinds=("pairwise",), example={"channels": 16, "key_channels": 8})

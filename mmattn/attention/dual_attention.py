@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from mmattn.catalogue import register
-from mmattn.layers import AttentionTap, Scale, attend, plane, tokens, without_autocast
+from mmattn.layers import AttentionTap, Scale, plane, project, tokens, without_autocast
 from mmattn.layers.records import ChannelPairwise, Pairwise
+from mmattn.ops import attend
 
 
 @register(
@@ -55,9 +56,7 @@ class PositionAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[2:]
-        q = tokens(self.query_project(x))  # (b, n, d)
-        k = tokens(self.key_project(x))  # (b, n, d)
-        v = tokens(self.value_project(x))  # (b, n, c)
+        q, k, v = map(tokens, project(x, self.query_project, self.key_project, self.value_project))  # (b, n, d or c)
         self.tap.offer(lambda: Pairwise(q[:, None], k[:, None], 1.0, tuple(size), tuple(size)))
         return self.gamma(plane(attend(q, k, v), size)) + x
 

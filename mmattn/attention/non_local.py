@@ -19,8 +19,9 @@ from typing import Literal
 from torch import Tensor, nn
 
 from mmattn.catalogue import register
-from mmattn.layers import AttentionTap, ConvNormAct, Layer, attend, plane, tokens, zero_start
+from mmattn.layers import AttentionTap, ConvNormAct, Layer, plane, tokens, zero_start
 from mmattn.layers.records import Additive, Pairwise
+from mmattn.ops import attend
 
 Mode = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
 
@@ -104,7 +105,7 @@ class NonLocal(nn.Module):
             y = (a[:, :, None] + b[:, None]).relu() / b.shape[1] @ g  # (b, n, d)
             self.tap.offer(lambda: Additive(a, b, size, key_size))
         elif self.mode == "dot_product":
-            y = theta @ phi.mT / phi.shape[1] @ g  # (b, n, d)
+            y = theta @ (phi.mT @ g / phi.shape[1])  # (b, n, d), all pairs never made
             self.tap.offer(
                 lambda: Pairwise(theta[:, None], phi[:, None], 1 / phi.shape[1], size, key_size, softmax=False)
             )

@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmattn.catalogue import register
-from mmattn.layers import AttentionTap, ConvNormAct, Layer, attend, plane, tokens
+from mmattn.layers import AttentionTap, ConvNormAct, Layer, plane, tokens
 from mmattn.layers.records import Regions
+from mmattn.ops import attend
 
 
 @register(

@@ -1,9 +1,9 @@
 """Bricks that two or more mechanisms share."""
 
-from mmattn.layers.attend import attend, autocast_to, plane, tokens, without_autocast
 from mmattn.layers.conv import ConvNormAct, Layer, check_batch, kaiming_start, project, zero_start
 from mmattn.layers.scale import Scale
 from mmattn.layers.tap import AttentionTap, LossTap
+from mmattn.layers.tokens import autocast_to, plane, tokens, without_autocast
 
 __all__ = [
     "AttentionTap",
@@ -11,7 +11,6 @@ __all__ = [
     "Layer",
     "LossTap",
     "Scale",
-    "attend",
     "autocast_to",
     "check_batch",
     "kaiming_start",

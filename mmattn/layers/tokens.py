@@ -1,25 +1,9 @@
-"""Scaled dot-product attention, the step that most mechanisms share."""
+"""Feature maps as the tokens that products want, and the type they are multiplied in."""
 
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float = 1.0) -> Tensor:
-    """``softmax(scale q k^T) v`` over the last two axes.
-
-    Args:
-        q: (..., n, d).
-        k: (..., m, d).
-        v: (..., m, e).
-        scale: Factor on the logits.
-
-    Returns:
-        (..., n, e).
-    """
-    attn = (q @ k.mT * scale).softmax(dim=-1)  # (..., n, m)
-    return attn @ v
 
 
 def tokens(x: Tensor) -> Tensor:

@@ -1,0 +1,150 @@
+"""Scaled dot-product attention, the step that most mechanisms share."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+from torch.utils.flop_counter import register_flop_formula
+
+from mmattn.layers import autocast_to, without_autocast
+
+#: Queries that are attended to at a time. All pairs of positions of up to so many queries, or keys, may be in memory.
+CHUNK = 512
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float = 1.0) -> Tensor:
+    """``softmax(scale q k^T) v``, in memory that grows with n + m instead of n m.
+
+    Where queries or keys are few, plain products are quickest and small. On CUDA torch's fused kernels take every
+    width that is a multiple of 8, values wider than keys too; elsewhere they want one width, and fall back to all
+    pairs: :func:`chunked` does not. An export holds torch's own operator, so that it runs where mmattn is not.
+
+    Args:
+        q: (b, n, d).
+        k: (b, m, d).
+        v: (b, m, e).
+        scale: Factor on the logits.
+
+    Returns:
+        (b, n, e).
+
+    Source: Vaswani et al., Attention Is All You Need, NeurIPS 2017, eq. 1.
+    """
+    if torch.compiler.is_exporting() or _fused(q, v):
+        q, k, v = (x.contiguous()[:, None] for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)[:, 0]
+    if min(q.shape[1], k.shape[1]) <= CHUNK:
+        return attend_reference(q, k, v, scale)
+    return chunked(q, k, v, scale)
+
+
+def attend_reference(q: Tensor, k: Tensor, v: Tensor, scale: float = 1.0) -> Tensor:
+    """:func:`attend` in plain torch."""
+    attn = (q @ k.mT * scale).softmax(dim=-1)  # (b, n, m)
+    return attn @ v
+
+
+def chunked(q: Tensor, k: Tensor, v: Tensor, scale: float = 1.0) -> Tensor:
+    """:func:`attend`, :data:`CHUNK` queries after :data:`CHUNK` queries; backward computes the weights again.
+
+    Any strides, widths and device; nothing is copied. No second derivatives.
+    """
+    return _forward(*autocast_to(q, k, v), scale)
+
+
+def _fused(q: Tensor, v: Tensor) -> bool:
+    """Whether torch has a kernel of its own for these widths."""
+    return q.is_cuda and q.dtype != torch.float64 and q.shape[2] % 8 == v.shape[2] % 8 == 0
+
+
+@torch.library.custom_op("mmattn::attend", mutates_args=())
+def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    with without_autocast(q):
+        out = q.new_empty(*q.shape[:2], v.shape[2])
+        for *image, y in zip(q, k, v, out, strict=True):
+            for at, attn in _weights(*image[:2], scale):
+                torch.mm(attn[:, : len(k[0])], image[2], out=y[at])
+        return out
+
+
+@_forward.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    return q.new_empty(*q.shape[:2], v.shape[2])
+
+
+@torch.library.custom_op("mmattn::attend_backward", mutates_args=())
+def _backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v."""
+    with without_autocast(q):
+        wide = torch.promote_types(q.dtype, torch.float32)  # sums over chunks
+        dq = torch.empty_like(q, memory_format=torch.contiguous_format)
+        dk, dv = (torch.zeros_like(x, dtype=wide, memory_format=torch.contiguous_format) for x in (k, v))
+        m = k.shape[1]
+        logits = q.new_zeros(min(CHUNK, q.shape[1]), _padded(m))  # the gradient of the weights, then of the logits
+        for image, keys, values, dout, *sums in zip(q, k, v, grad, dq, dk, dv, strict=True):
+            for at, attn in _weights(image, keys, scale):
+                dlogits = logits[: len(attn)]
+                torch.mm(dout[at], values.mT, out=dlogits[:, :m])
+                torch.ops.aten._softmax_backward_data.out(dlogits, attn, 1, attn.dtype, grad_input=dlogits)
+                torch.addmm(sums[0][at], dlogits[:, :m], keys, beta=0, alpha=scale, out=sums[0][at])
+                _add(sums[1], dlogits[:, :m].mT, image[at], scale)
+                _add(sums[2], attn[:, :m].mT, dout[at], 1.0)
+        return dq, dk.to(k.dtype), dv.to(v.dtype)
+
+
+@_backward.register_fake
+def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    dq, dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
+    return dq, dk, dv
+
+
+def _weights(q: Tensor, k: Tensor, scale: float) -> Iterator[tuple[slice, Tensor]]:
+    """Which queries (n, d), and their weights over the keys (m, d), followed by zeros: widths of 16 are quicker."""
+    n, m = len(q), len(k)
+    buffer = q.new_empty(min(CHUNK, n), _padded(m))
+    for start in range(0, n, CHUNK):
+        at = slice(start, min(start + CHUNK, n))
+        attn = buffer[: at.stop - start]
+        torch.addmm(attn[:, :m], q[at], k.mT, beta=0, alpha=scale, out=attn[:, :m])
+        attn[:, m:] = float("-inf")
+        yield at, torch.softmax(attn, dim=1, out=attn)
+
+
+def _padded(m: int) -> int:
+    return m + -m % 16
+
+
+def _add(total: Tensor, x: Tensor, y: Tensor, scale: float) -> None:
+    """Adds ``scale x y``, in the type of ``total``."""
+    if total.dtype == x.dtype:
+        total.addmm_(x, y, alpha=scale)
+    else:
+        total.add_(x @ y, alpha=scale)
+
+
+def _setup(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
+    *saved, ctx.scale = inputs
+    ctx.save_for_backward(*saved)
+
+
+def _gradients(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return *_backward(grad, *ctx.saved_tensors, ctx.scale), None
+
+
+_forward.register_autograd(_gradients, setup_context=_setup)
+
+
+@register_flop_formula(torch.ops.mmattn.attend)
+def _flops(q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], *_: object, **__: object) -> int:
+    b, n, d = q
+    return 2 * b * n * k[1] * (d + v[2])
+
+
+@register_flop_formula(torch.ops.mmattn.attend_backward)
+def _flops_backward(
+    _: object, q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], *__: object, **___: object
+) -> int:
+    b, n, d = q
+    return 2 * b * n * k[1] * (3 * d + 2 * v[2])
