@@ -61,8 +61,7 @@ class AsymmetricNonLocal(nn.Module):
         self.bottleneck = layer(2 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        context = sum(stage(x, x) for stage in self.stages)  # (b, c, h, w)
-        return self.bottleneck(torch.cat([context, x], dim=1))
+        return _joined(self.stages, self.bottleneck, x, x)
 
 
 @register(
@@ -107,12 +106,23 @@ class AsymmetricFusion(nn.Module):
         self.bottleneck = layer(2 * channels, channels, act=None)
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
-        context = sum(stage(low, high) for stage in self.stages)  # (b, c, h, w)
-        return self.bottleneck(torch.cat([context, high], dim=1))
+        return _joined(self.stages, self.bottleneck, low, high)
+
+
+def _joined(stages: nn.ModuleList, bottleneck: nn.Module, low: Tensor, high: Tensor) -> Tensor:
+    """``bottleneck([context, high])``; its half for the context acts on the cells, as all before it is linear."""
+    conv, *rest = bottleneck.children()
+    if type(conv) is not nn.Conv2d:  # one that does more than its weights say, such as standardise them
+        return bottleneck(torch.cat([sum(stage(low, high) for stage in stages), high], dim=1))
+    left, right = conv.weight.chunk(2, dim=1)  # (o, c, 1, 1) each
+    y = F.conv2d(high, right, conv.bias) + sum(stage(low, high, left) for stage in stages)  # (b, o, h, w)
+    for layer in rest:
+        y = layer(y)
+    return y
 
 
 class _Stage(nn.Module):
-    """Attention of ``high`` to the pyramid of ``low``. Starts as zero."""
+    """Attention of ``high`` to the pyramid of ``low``, seen through one more projection. Starts as zero."""
 
     def __init__(
         self,
@@ -139,19 +149,23 @@ class _Stage(nn.Module):
         """Start as zero."""
         zero_start(self.out_project)
 
-    def forward(self, low: Tensor, high: Tensor) -> Tensor:
+    def forward(self, low: Tensor, high: Tensor, weight: Tensor | None = None) -> Tensor:
+        """``weight`` (o, c, 1, 1) is that projection, None for none; returns (b, o or c, h, w)."""
         q = self.query_project(high)  # (b, d, h, w)
         if self.query_scale > 1:
             q = F.max_pool2d(q, self.query_scale, ceil_mode=True)  # (b, d, h / s, w / s)
-        k = self._psp(self.key_project(low))  # (b, S, d)
-        v = self._psp(self.value_project(low))  # (b, S, d)
+        k = self._psp(self.key_project(low))  # (b, d, S, 1)
+        v = self.out_project(self.value_project(self._psp(low)))  # (b, c, S, 1): means and projections change places
+        v = v if weight is None else F.conv2d(v, weight)  # (b, o, S, 1)
+        k, v = tokens(k), tokens(v)  # (b, S, d), (b, S, o)
         size, key_size = tuple(q.shape[2:]), tuple(low.shape[2:])
         q = tokens(q)  # (b, n, d)
         self.tap.offer(lambda: Pyramid(q[:, None], k[:, None], self.scale, size, key_size, scales=self.pool_scales))
-        context = self.out_project(plane(attend(q, k, v, self.scale), size))  # (b, c, h / s, w / s)
+        context = plane(attend(q, k, v, self.scale), size)  # (b, o, h / s, w / s)
         if self.query_scale > 1:
             context = F.interpolate(context, size=high.shape[2:], mode="bilinear", align_corners=True)
         return context
 
     def _psp(self, x: Tensor) -> Tensor:
-        return torch.cat([tokens(F.adaptive_avg_pool2d(x, s)) for s in self.pool_scales], dim=1)
+        """Means of (b, c, h, w) in the cells of the pyramid, (b, c, S, 1)."""
+        return torch.cat([F.adaptive_avg_pool2d(x, s).flatten(2) for s in self.pool_scales], dim=2)[..., None]

@@ -76,8 +76,10 @@ class ObjectContext(nn.Module):
         k = self.key_project(objects)  # (b, d, k, 1)
         v = self.value_project(objects)  # (b, d, k, 1)
         self.tap.offer(lambda: Regions(q, k[..., 0], self.scale, soft.view_as(regions)))
-        context = plane(attend(tokens(q), tokens(k), tokens(v), self.scale), q.shape[2:])  # (b, d, h / s, w / s)
-        context = self.out_project(context)  # (b, c, h / s, w / s)
+        conv, *rest = self.out_project.children()  # weights sum to 1, so the convolution may act on the regions
+        context = plane(attend(tokens(q), tokens(k), tokens(conv(v)), self.scale), q.shape[2:])  # (b, c, h / s, w / s)
+        for layer in rest:
+            context = layer(context)
         if self.query_scale > 1:
             context = F.interpolate(context, size=x.shape[2:], mode="bilinear", align_corners=True)
         return self.bottleneck(torch.cat([context, x], dim=1))

@@ -28,7 +28,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float = 1.0) -> Tensor:
         scale: Factor on the logits.
 
     Returns:
-        (b, n, e).
+        (b, n, e), laid out in memory as q is: tokens of a contiguous map give such a map.
 
     Source: Vaswani et al., Attention Is All You Need, NeurIPS 2017, eq. 1.
     """
@@ -36,7 +36,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float = 1.0) -> Tensor:
         q, k, v = (x.contiguous()[:, None] for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, scale=scale)[:, 0]
     if min(q.shape[1], k.shape[1]) <= CHUNK:
-        return attend_reference(q, k, v, scale)
+        attn = (q @ k.mT * scale).softmax(dim=-1).to(v.dtype)  # (b, n, m)
+        return (v.mT @ attn.mT).mT if _turned(q) else attn @ v
     return chunked(q, k, v, scale)
 
 
@@ -54,6 +55,17 @@ def chunked(q: Tensor, k: Tensor, v: Tensor, scale: float = 1.0) -> Tensor:
     return _forward(*autocast_to(q, k, v), scale)
 
 
+def _turned(x: Tensor) -> bool:
+    """Whether the rows of (b, n, d) lie next to each other in memory, and not the columns."""
+    return x.stride(1) == 1 and x.stride(2) != 1
+
+
+def _empty(q: Tensor, width: int) -> Tensor:
+    """(b, n, width), laid out as q is."""
+    b, n, _ = q.shape
+    return q.new_empty(b, width, n).mT if _turned(q) else q.new_empty(b, n, width)
+
+
 def _fused(q: Tensor, v: Tensor) -> bool:
     """Whether torch has a kernel of its own for these widths."""
     return q.is_cuda and q.dtype != torch.float64 and q.shape[2] % 8 == v.shape[2] % 8 == 0
@@ -62,7 +74,7 @@ def _fused(q: Tensor, v: Tensor) -> bool:
 @torch.library.custom_op("mmattn::attend", mutates_args=())
 def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     with without_autocast(q):
-        out = q.new_empty(*q.shape[:2], v.shape[2])
+        out = _empty(q, v.shape[2])
         for *image, y in zip(q, k, v, out, strict=True):
             for at, attn in _weights(*image[:2], scale):
                 torch.mm(attn[:, : len(k[0])], image[2], out=y[at])
@@ -71,7 +83,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 @_forward.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    return q.new_empty(*q.shape[:2], v.shape[2])
+    return _empty(q, v.shape[2])
 
 
 @torch.library.custom_op("mmattn::attend_backward", mutates_args=())

@@ -4,8 +4,10 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from mmattn.attention import AsymmetricFusion, AsymmetricNonLocal
+from mmattn.layers import ConvNormAct
 from papers import (
     H,
     W,
@@ -74,3 +76,26 @@ def test_context_starts_as_nothing(module):
     stage.init_weights()
     assert not stage.out_project.weight.any()
     assert not stage.out_project.bias.any()
+
+
+class Standardised(nn.Conv2d):
+    """A convolution that does more than its weights say."""
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return self._conv_forward(x, weight, self.bias)
+
+
+def test_a_convolution_of_another_kind_is_called_as_it_is():
+    def layer(*args, **kwargs):
+        block = ConvNormAct(*args, **kwargs)
+        conv = block.conv
+        block.conv = Standardised(conv.in_channels, conv.out_channels, kernel_size=1, bias=conv.bias is not None)
+        return block
+
+    torch.manual_seed(0)
+    module, x = AsymmetricNonLocal(8, layer=layer).double().eval(), torch.randn(2, 8, H, W, dtype=torch.float64)
+    nn.init.normal_(module.stages[0].out_project.weight)
+    context = module.stages[0](x, x)
+    torch.testing.assert_close(module(x), module.bottleneck(torch.cat([context, x], dim=1)))
+    assert context.abs().max() > 0.1
