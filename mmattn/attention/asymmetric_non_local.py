@@ -15,7 +15,8 @@ Differs Each projection of keys and queries is followed by norm and ReLU, and lo
         an error).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -115,7 +116,8 @@ def _joined(stages: nn.ModuleList, bottleneck: nn.Module, low: Tensor, high: Ten
     if type(conv) is not nn.Conv2d:  # one that does more than its weights say, such as standardise them
         return bottleneck(torch.cat([sum(stage(low, high) for stage in stages), high], dim=1))
     left, right = conv.weight.chunk(2, dim=1)  # (o, c, 1, 1) each
-    y = F.conv2d(high, right, conv.bias) + sum(stage(low, high, left) for stage in stages)  # (b, o, h, w)
+    y = F.conv2d(high, right, conv.bias)  # (b, o, h, w)
+    y = y + sum(stage(low, high, partial(F.conv2d, weight=left)) for stage in stages)
     for layer in rest:
         y = layer(y)
     return y
@@ -149,14 +151,14 @@ class _Stage(nn.Module):
         """Start as zero."""
         zero_start(self.out_project)
 
-    def forward(self, low: Tensor, high: Tensor, weight: Tensor | None = None) -> Tensor:
-        """``weight`` (o, c, 1, 1) is that projection, None for none; returns (b, o or c, h, w)."""
+    def forward(self, low: Tensor, high: Tensor, then: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """``then`` is that projection, (b, c, S, 1) -> (b, o, S, 1), linear; returns (b, o, h, w)."""
         q = self.query_project(high)  # (b, d, h, w)
         if self.query_scale > 1:
             q = F.max_pool2d(q, self.query_scale, ceil_mode=True)  # (b, d, h / s, w / s)
         k = self._psp(self.key_project(low))  # (b, d, S, 1)
         v = self.out_project(self.value_project(self._psp(low)))  # (b, c, S, 1): means and projections change places
-        v = v if weight is None else F.conv2d(v, weight)  # (b, o, S, 1)
+        v = v if then is None else then(v)  # (b, o, S, 1)
         k, v = tokens(k), tokens(v)  # (b, S, d), (b, S, o)
         size, key_size = tuple(q.shape[2:]), tuple(low.shape[2:])
         q = tokens(q)  # (b, n, d)
