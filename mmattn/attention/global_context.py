@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmattn.catalogue import register
 from mmattn.layers import AttentionTap, kaiming_start, zero_start
+from mmattn.ops import attention_pool
 
 
 @register(
@@ -89,10 +90,9 @@ class GlobalContext(nn.Module):
     def _context(self, x: Tensor) -> Tensor:
         if self.conv_mask is None:
             return x.mean(dim=(2, 3), keepdim=True)
-        logits = self.conv_mask(x)  # (b, 1, h, w)
-        attn = self.tap(logits.flatten(2).softmax(dim=2).view_as(logits))  # (b, 1, h, w)
-        context = x.flatten(2) @ attn.to(x.dtype).flatten(2).mT  # (b, c, 1)
-        return context[..., None]
+        context, attn = attention_pool(x, self.conv_mask.weight, self.conv_mask.bias)  # (b, c, 1, 1), (b, 1, h, w)
+        self.tap(attn)
+        return context
 
 
 def _transform(channels: int, hidden: int) -> nn.Sequential:

@@ -1,7 +1,8 @@
 """Functions that mechanisms are made of: exact lean paths, and plain torch references beside them."""
 
 from mmattn.ops.attention import attend
+from mmattn.ops.attention_pool import attention_pool
 from mmattn.ops.criss_cross import criss_cross
 from mmattn.ops.psa_mask import psa_mask
 
-__all__ = ["attend", "criss_cross", "psa_mask"]
+__all__ = ["attend", "attention_pool", "criss_cross", "psa_mask"]

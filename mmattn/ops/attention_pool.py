@@ -1,0 +1,62 @@
+"""One attention map for the whole image, and the mean of the image that it weighs."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from mmattn.layers import autocast_to
+
+
+def attention_pool(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """``attn = softmax over positions of weight . x + bias``, and ``sum attn x``.
+
+    Two products of the map with a vector, and a gradient made in one pass over the map. No second derivatives.
+
+    Args:
+        x: (b, c, h, w).
+        weight: (1, c, 1, 1), that of a convolution.
+        bias: (1,).
+
+    Returns:
+        The context (b, c, 1, 1) and, without gradient, the map (b, 1, h, w), float32 or wider.
+
+    Source: Cao et al., GCNet, ICCV Workshops 2019, eq. 4.
+    """
+    x, weight, bias = autocast_to(x, weight, bias)
+    if torch.compiler.is_exporting():
+        return attention_pool_reference(x, weight, bias)
+    context, attn = _Pool.apply(x.flatten(2), weight.flatten(), bias)
+    return context.mT[..., None], attn.unflatten(2, x.shape[2:])
+
+
+def attention_pool_reference(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`attention_pool` in plain torch."""
+    logits = F.conv2d(x, weight, bias).flatten(2)  # (b, 1, n)
+    attn = logits.softmax(dim=2, dtype=torch.promote_types(x.dtype, torch.float32))  # (b, 1, n)
+    context = x.flatten(2) @ attn.to(x.dtype).mT  # (b, c, 1)
+    return context[..., None], attn.detach().unflatten(2, x.shape[2:])
+
+
+class _Pool(torch.autograd.Function):
+    """On x (b, c, n), weight (c,) and bias (1,): context (b, 1, c) and map (b, 1, n)."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        logits = weight.expand(len(x), 1, -1) @ x + bias  # (b, 1, n)
+        attn = logits.softmax(dim=2, dtype=torch.promote_types(x.dtype, torch.float32))  # (b, 1, n)
+        ctx.save_for_backward(x, weight, attn)
+        ctx.mark_non_differentiable(attn)
+        return attn.to(x.dtype) @ x.mT, attn
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight, attn = ctx.saved_tensors
+        dattn = (grad @ x).to(attn.dtype)  # (b, 1, n)
+        dlogits = attn * (dattn - (attn * dattn).sum(2, keepdim=True))  # (b, 1, n)
+        positions = torch.cat([dlogits, attn], dim=1).to(x.dtype)  # (b, 2, n)
+        channels = torch.cat([weight.expand_as(grad), grad], dim=1)  # (b, 2, c)
+        dx = channels.mT @ positions if x.stride(2) == 1 else (positions.mT @ channels).mT  # (b, c, n)
+        dweight = (positions[:, :1] @ x.mT).sum((0, 1))  # (c,)
+        return dx, dweight, dlogits.sum().to(x.dtype)[None]
