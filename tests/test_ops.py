@@ -13,6 +13,7 @@ from mmattn.ops import criss_cross, psa_mask
 from mmattn.ops.attention import attend, attend_reference, chunked
 from mmattn.ops.attention_pool import attention_pool, attention_pool_reference
 from mmattn.ops.criss_cross import criss_cross_reference
+from mmattn.ops.gram import gram, gram_reference
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,21 @@ class Lean:
     reference: Callable[..., Tensor]
     channels: Sequence[int]
 
-    def inputs(self, size: tuple[int, int], batch: int = 2, dtype: torch.dtype = torch.float64, reach: float = 0.0):
-        """Random inputs; with ``reach`` the largest product of channels is that large."""
-        torch.manual_seed(0)
+    def inputs(
+        self,
+        size: tuple[int, int],
+        batch: int = 2,
+        dtype: torch.dtype = torch.float64,
+        reach: float = 0.0,
+        seed: int = 0,
+    ) -> list[Tensor]:
+        """Random inputs; with ``reach`` no product is larger than that, nor all much smaller."""
+        torch.manual_seed(seed)
         maps = [torch.randn(batch, c, *size, dtype=torch.float64) for c in self.channels]
-        for x in maps[:2] if reach else ():
-            x *= (reach / (maps[0][0].flatten(1).mT @ maps[1][0].flatten(1)).abs().max()) ** 0.5
+        if reach:
+            along = 1 if len(maps) > 1 else 2  # products of positions, or of channels
+            longest = [x.flatten(2).norm(dim=along).max() for x in (maps[0], maps[:2][-1])]
+            maps[:2] = [x * (reach / longest[0] / longest[1]) ** 0.5 for x in maps[:2]]
         return [x.to(dtype).requires_grad_() for x in maps]
 
 
@@ -39,6 +49,11 @@ def flat(op: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return plane(op(tokens(q), tokens(k), tokens(v), 0.7), q.shape[2:])
 
     return on_maps
+
+
+def mapped(op: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Products of channels, from maps."""
+    return lambda x: op(x.flatten(2))
 
 
 def pooled(op: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Tensor]:
@@ -57,6 +72,7 @@ OPS = pytest.mark.parametrize(
         pytest.param(Lean(criss_cross, criss_cross_reference, (6, 6, 9)), id="criss_cross"),
         pytest.param(Lean(flat(attend), flat(attend_reference), (6, 6, 9)), id="attend"),
         pytest.param(Lean(pooled(attention_pool), pooled(attention_pool_reference), (6, 6)), id="attention_pool"),
+        pytest.param(Lean(mapped(gram), mapped(gram_reference), (6,)), id="gram"),
         pytest.param(Lean(flat(chunked), flat(attend_reference), (6, 6, 9)), id="chunked"),
     ],
 )
@@ -87,11 +103,17 @@ def test_lean_is_the_reference(lean, size, batch, memory_format):
 @pytest.mark.parametrize("reach", [10, 1e4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_lean_is_as_exact_as_plain_torch(lean, size, reach, dtype):
-    inputs = lean.inputs(size, dtype=dtype, reach=reach)
-    truth = results(lean.reference, [x.detach().double().requires_grad_() for x in inputs])
-    for a, b, t in zip(results(lean.op, inputs), results(lean.reference, inputs), truth, strict=True):
-        assert (a - t).norm() <= 2 * (b - t).norm() + torch.finfo(dtype).eps * t.norm()
-        assert a.isfinite().all()
+    ratios = []
+    for seed in range(12):  # the rounding of one large logit is a matter of luck
+        inputs = lean.inputs(size, dtype=dtype, reach=reach, seed=seed)
+        truth = results(lean.reference, [x.detach().double().requires_grad_() for x in inputs])
+        floors = [torch.finfo(dtype).eps * t.norm() + 1e-12 for t in truth]
+        ours, plain = (
+            torch.stack([(a - t).norm() + floor for a, t, floor in zip(results(f, inputs), truth, floors, strict=True)])
+            for f in (lean.op, lean.reference)
+        )
+        ratios.append((ours / plain).log2())
+    assert (torch.stack(ratios).mean(0) <= 1).all(), ratios
 
 
 @OPS
@@ -103,8 +125,9 @@ def test_gradients_are_the_derivatives(lean):
 @pytest.mark.parametrize("needed", [0, 1, -1])
 def test_one_gradient_alone(lean, needed):
     inputs = lean.inputs((5, 6))
+    needed %= len(inputs)
     for i, x in enumerate(inputs):
-        x.requires_grad_(i == needed % len(inputs))
+        x.requires_grad_(i == needed)
     actual, expected = (torch.autograd.grad(f(*inputs).sum(), inputs[needed])[0] for f in (lean.op, lean.reference))
     torch.testing.assert_close(actual, expected)
 

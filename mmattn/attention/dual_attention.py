@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from mmattn.catalogue import register
 from mmattn.layers import AttentionTap, Scale, plane, project, tokens, without_autocast
 from mmattn.layers.records import ChannelPairwise, Pairwise
-from mmattn.ops import attend
+from mmattn.ops import attend, gram
 
 
 @register(
@@ -88,10 +88,11 @@ class ChannelAttention(nn.Module):
         with without_autocast(x):
             rows = x.flatten(2)  # (b, c, n)
             rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-            logits = self.sign * (rows @ rows.mT)  # (b, c, c)
-            context = logits.softmax(dim=2) @ rows  # (b, c, n)
-        self.tap.offer(lambda: ChannelPairwise(logits, tuple(x.shape[2:])))
-        return self.gamma(context.to(x.dtype).view_as(x)) + x
+            logits = self.sign * gram(rows)  # (b, c, c)
+            self.tap.offer(lambda: ChannelPairwise(logits, tuple(x.shape[2:])))
+            one = torch.eye(x.shape[1], dtype=rows.dtype, device=x.device)  # (c, c)
+            y = (self.gamma(logits.softmax(dim=2)) + one) @ rows  # (b, c, n), residual and all
+        return y.to(x.dtype).view_as(x)
 
     def init_weights(self) -> None:
         """Restore the identity start."""

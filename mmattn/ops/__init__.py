@@ -3,6 +3,7 @@
 from mmattn.ops.attention import attend
 from mmattn.ops.attention_pool import attention_pool
 from mmattn.ops.criss_cross import criss_cross
+from mmattn.ops.gram import gram
 from mmattn.ops.psa_mask import psa_mask
 
-__all__ = ["attend", "attention_pool", "criss_cross", "psa_mask"]
+__all__ = ["attend", "attention_pool", "criss_cross", "gram", "psa_mask"]

@@ -16,7 +16,7 @@ def attention_pool(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Ten
     Args:
         x: (b, c, h, w).
         weight: (1, c, 1, 1), that of a convolution.
-        bias: (1,).
+        bias: (1,); without effect, and so is its gradient 0.
 
     Returns:
         The context (b, c, 1, 1) and, without gradient, the map (b, 1, h, w), float32 or wider.
@@ -26,7 +26,7 @@ def attention_pool(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Ten
     x, weight, bias = autocast_to(x, weight, bias)
     if torch.compiler.is_exporting():
         return attention_pool_reference(x, weight, bias)
-    context, attn = _Pool.apply(x.flatten(2), weight.flatten(), bias)
+    context, attn = _Pool.apply(x, weight, bias)
     return context.mT[..., None], attn.unflatten(2, x.shape[2:])
 
 
@@ -39,24 +39,25 @@ def attention_pool_reference(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[T
 
 
 class _Pool(torch.autograd.Function):
-    """On x (b, c, n), weight (c,) and bias (1,): context (b, 1, c) and map (b, 1, n)."""
+    """On x (b, c, h, w), weight (1, c, 1, 1) and bias (1,): context (b, 1, c) and map (b, 1, n)."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        logits = weight.expand(len(x), 1, -1) @ x + bias  # (b, 1, n)
+        logits = F.conv2d(x, weight).flatten(2)  # (b, 1, n); a bias changes no softmax
         attn = logits.softmax(dim=2, dtype=torch.promote_types(x.dtype, torch.float32))  # (b, 1, n)
         ctx.save_for_backward(x, weight, attn)
         ctx.mark_non_differentiable(attn)
-        return attn.to(x.dtype) @ x.mT, attn
+        return attn.to(x.dtype) @ x.flatten(2).mT, attn
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, weight, attn = ctx.saved_tensors
+        image, weight, attn = ctx.saved_tensors
+        x = image.flatten(2)  # (b, c, n)
         dattn = (grad @ x).to(attn.dtype)  # (b, 1, n)
-        dlogits = attn * (dattn - (attn * dattn).sum(2, keepdim=True))  # (b, 1, n)
+        dlogits = torch.ops.aten._softmax_backward_data(dattn, attn, 2, attn.dtype)  # (b, 1, n)
         positions = torch.cat([dlogits, attn], dim=1).to(x.dtype)  # (b, 2, n)
-        channels = torch.cat([weight.expand_as(grad), grad], dim=1)  # (b, 2, c)
+        channels = torch.cat([weight.view(1, 1, -1).expand_as(grad), grad], dim=1)  # (b, 2, c)
         dx = channels.mT @ positions if x.stride(2) == 1 else (positions.mT @ channels).mT  # (b, c, n)
-        dweight = (positions[:, :1] @ x.mT).sum((0, 1))  # (c,)
-        return dx, dweight, dlogits.sum().to(x.dtype)[None]
+        dweight = (positions @ x.mT)[:, 0].sum(0)  # (c,), and not by one row alone: that sums in half precision
+        return dx.view_as(image), dweight.view_as(weight), x.new_zeros(1)
