@@ -94,8 +94,13 @@ def test_a_convolution_of_another_kind_is_called_as_it_is():
         return block
 
     torch.manual_seed(0)
-    module, x = AsymmetricNonLocal(8, layer=layer).double().eval(), torch.randn(2, 8, H, W, dtype=torch.float64)
-    nn.init.normal_(module.stages[0].out_project.weight)
-    context = module.stages[0](x, x)
-    torch.testing.assert_close(module(x), module.bottleneck(torch.cat([context, x], dim=1)))
-    assert context.abs().max() > 0.1
+    low, high = torch.randn(2, 4, 7, 9), torch.randn(2, 8, H, W)
+    for module, inputs in (
+        (AsymmetricNonLocal(8, layer=layer).eval(), (high,)),
+        (AsymmetricFusion(8, low_channels=4, layer=layer).eval(), (low, high)),
+    ):
+        nn.init.normal_(module.stages[0].out_project.weight)
+        context = module.stages[0](inputs[0], high)
+        joined = module.bottleneck(torch.cat([context, high], dim=1))
+        torch.testing.assert_close(module(*inputs), joined)
+        assert context.abs().max() > 0.1
