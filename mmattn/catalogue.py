@@ -53,6 +53,11 @@ class Entry:
     cannot: tuple[str, ...]
 
     @property
+    def replaces(self) -> bool:
+        """Whether it stands in the place of a block's 3 x 3 convolution, and nowhere else."""
+        return self.places == ("plugin",)
+
+    @property
     def summary(self) -> str:
         """First line of the file's header: what the mechanism does, in plain words."""
         return (inspect.getdoc(inspect.getmodule(self.cls)) or "").partition("\n")[0]

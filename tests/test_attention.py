@@ -1,6 +1,7 @@
 """What every mechanism of the catalogue keeps to."""
 
 from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
 
 import papers
 import pytest
@@ -153,6 +154,14 @@ def test_parameter_count_is_the_published_one(entry):
         for channels, expected in parameters.items():
             module = entry.cls(channels, **arguments)
             assert sum(p.numel() for p in module.parameters()) == expected, f"{arguments}, {channels} channels"
+
+
+@pytest.mark.parametrize(
+    "entry", [e for e in entries() if "reduction" in signature(e.cls).parameters], ids=lambda e: e.name
+)
+def test_a_reduction_below_one_is_refused(entry):
+    with pytest.raises(ValueError, match=r"reduction.*0.* 1"):
+        entry.cls(**{**entry.example, "reduction": 0})
 
 
 @EVERY

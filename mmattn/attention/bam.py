@@ -19,7 +19,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from mmattn.catalogue import register
-from mmattn.layers import AttentionTap, check_batch
+from mmattn.layers import AttentionTap, check_batch, narrow
 
 
 @register(paper="1807.06514", kinds=("spatial",), example={"channels": 16, "reduction": 4})
@@ -54,9 +54,7 @@ class BAM(nn.Module):
         super().__init__()
         if combine not in ("mul", "add"):
             raise ValueError(f"no combine {combine!r}: mul or add")
-        if reduction < 1:
-            raise ValueError(f"reduction {reduction}: must be at least 1")
-        hidden = max(1, channels // reduction)
+        hidden = narrow(channels, reduction)
         self.channel = nn.Sequential(
             _block(nn.Conv2d(channels, hidden, kernel_size=1), norm),
             nn.Conv2d(hidden, channels, kernel_size=1),

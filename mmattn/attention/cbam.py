@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mmattn.catalogue import register
-from mmattn.layers import AttentionTap, kaiming_start, zero_start
+from mmattn.layers import AttentionTap, kaiming_start, narrow, zero_start
 
 _POOLS: dict[str, Callable[[Tensor], Tensor]] = {
     "avg": lambda x: x.mean(dim=(2, 3), keepdim=True),
@@ -65,9 +65,7 @@ class CBAM(nn.Module):
             raise ValueError(f"no pools {pools!r}: one or more of {', '.join(_POOLS)}")
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size {kernel_size}: must be odd, so that the map keeps its size")
-        if reduction < 1:
-            raise ValueError(f"reduction {reduction}: must be at least 1")
-        hidden = max(1, channels // reduction)
+        hidden = narrow(channels, reduction)
         self.pools, self.zero_gamma = tuple(pools), zero_gamma
         self.mlp = nn.Sequential(
             nn.Conv2d(channels, hidden, kernel_size=1),

@@ -16,7 +16,7 @@ Differs gamma, a learned number that starts at 0, is in the authors' code and no
 from torch import Tensor, nn
 
 from mmattn.catalogue import register
-from mmattn.layers import AttentionTap, Scale, project
+from mmattn.layers import AttentionTap, Scale, narrow, project
 from mmattn.layers.records import CrissCross as CrissCrossRecord
 from mmattn.ops import criss_cross
 
@@ -38,11 +38,14 @@ class CrissCross(nn.Module):
 
     Shape:
         x: (b, c, h, w), returns (b, c, h, w).
+
+    Raises:
+        ValueError: A reduction below 1.
     """
 
     def __init__(self, channels: int, *, reduction: int = 8) -> None:
         super().__init__()
-        hidden = max(1, channels // reduction)
+        hidden = narrow(channels, reduction)
         self.query_conv = nn.Conv2d(channels, hidden, kernel_size=1)
         self.key_conv = nn.Conv2d(channels, hidden, kernel_size=1)
         self.value_conv = nn.Conv2d(channels, channels, kernel_size=1)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mmattn.catalogue import register
-from mmattn.layers import AttentionTap, Scale, plane, project, tokens, without_autocast
+from mmattn.layers import AttentionTap, Scale, plane, project, tokens, wide, without_autocast
 from mmattn.layers.records import ChannelPairwise, Pairwise
 from mmattn.ops import attend, gram
 
@@ -86,8 +86,7 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with without_autocast(x):
-            rows = x.flatten(2)  # (b, c, n)
-            rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+            rows = wide(x.flatten(2))  # (b, c, n)
             logits = self.sign * gram(rows)  # (b, c, c)
             self.tap.offer(lambda: ChannelPairwise(logits, tuple(x.shape[2:])))
             one = torch.eye(x.shape[1], dtype=rows.dtype, device=x.device)  # (c, c)

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmattn.catalogue import register
-from mmattn.layers import AttentionTap
+from mmattn.layers import AttentionTap, narrow
 
 #: Frequencies uv on a grid of 7: the best and the worst ones alone on ImageNet, and the lowest.
 _ORDERS = {
@@ -46,7 +46,8 @@ class FrequencyChannel(nn.Module):
         x: (b, c, h, w), returns (b, c, h, w); the map is (b, c, 1, 1), in (0, 1).
 
     Raises:
-        ValueError: No such frequencies, channels that they do not divide, or a grid below 7, where all of them are 0.
+        ValueError: No such frequencies, channels that they do not divide, a grid below 7, where all of them are 0, or a
+            reduction below 1.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class FrequencyChannel(nn.Module):
         super().__init__()
         if min(size) < 7:
             raise ValueError(f"size {tuple(size)}: the frequencies need a grid of 7 x 7 or more")
-        hidden = max(1, channels // reduction)
+        hidden = narrow(channels, reduction)
         self.size = tuple(size)
         self.dct_layer = _Cosines(channels, _frequencies(frequencies), self.size)
         self.fc = nn.Sequential(

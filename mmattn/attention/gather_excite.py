@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmattn.catalogue import register
-from mmattn.layers import AttentionTap, check_batch, kaiming_start
+from mmattn.layers import AttentionTap, check_batch, kaiming_start, narrow
 
 
 @register(paper="1810.12348", kinds=("channel",), example={"channels": 16, "size": 3, "reduction": 4})
@@ -64,13 +64,11 @@ class GatherExcite(nn.Module):
             raise ValueError(f"no variant {variant!r}: theta_minus, theta or theta_plus")
         if extent not in (None, 2, 4, 8):
             raise ValueError(f"no extent {extent!r}: 2, 4, 8 or None for the whole image")
-        if reduction < 1:
-            raise ValueError(f"reduction {reduction}: must be at least 1")
         self.extent = extent
         self.gather = _mean(extent) if variant == "theta_minus" else _convolutions(channels, extent, size, norm)
         self.excite = nn.Identity()
         if variant == "theta_plus":
-            hidden = max(1, channels // reduction)
+            hidden = narrow(channels, reduction)
             self.excite = nn.Sequential(
                 nn.ReLU() if relu else nn.Identity(),
                 nn.Conv2d(channels, hidden, kernel_size=1),

@@ -18,7 +18,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from mmattn.catalogue import register
-from mmattn.layers import AttentionTap, kaiming_start, zero_start
+from mmattn.layers import AttentionTap, context_transform, kaiming_start, zero_start
 from mmattn.ops import attention_pool
 
 
@@ -56,16 +56,13 @@ class GlobalContext(nn.Module):
         fusion_types: Sequence[Literal["channel_add", "channel_mul"]] = ("channel_add",),
     ) -> None:
         super().__init__()
-        hidden = int(channels * ratio)
         if pooling_type not in ("att", "avg"):
             raise ValueError(f"no pooling_type {pooling_type!r}: att or avg")
         if not fusion_types or set(fusion_types) - {"channel_add", "channel_mul"}:
             raise ValueError(f"no fusion_types {fusion_types!r}: channel_add, channel_mul or both")
-        if hidden < 1:
-            raise ValueError(f"{channels} channels times ratio {ratio} leave none for the transform")
         self.conv_mask = nn.Conv2d(channels, 1, kernel_size=1) if pooling_type == "att" else None
-        self.channel_add_conv = _transform(channels, hidden) if "channel_add" in fusion_types else None
-        self.channel_mul_conv = _transform(channels, hidden) if "channel_mul" in fusion_types else None
+        self.channel_add_conv = context_transform(channels, ratio) if "channel_add" in fusion_types else None
+        self.channel_mul_conv = context_transform(channels, ratio) if "channel_mul" in fusion_types else None
         self.tap = AttentionTap("spatial")
         self.tap_mul = AttentionTap("channel")
         self.init_weights()
@@ -93,12 +90,3 @@ class GlobalContext(nn.Module):
         context, attn = attention_pool(x, self.conv_mask.weight, self.conv_mask.bias)  # (b, c, 1, 1), (b, 1, h, w)
         self.tap(attn)
         return context
-
-
-def _transform(channels: int, hidden: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, hidden, kernel_size=1),
-        nn.LayerNorm([hidden, 1, 1]),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(hidden, channels, kernel_size=1),
-    )

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from mmattn.catalogue import register
-from mmattn.layers import AttentionTap, LossTap, zero_start
+from mmattn.layers import AttentionTap, LossTap, context_transform, wide, zero_start
 
 
 @register(paper="1611.01144", kinds=("mask",), example={"channels": 16}, cannot=("gradcheck",))
@@ -73,7 +73,7 @@ class HardAttention(nn.Module):
             raise ValueError(f"budget={budget}: at least 0, and only bernoulli has a share to train")
         self.form, self.tau, self.rho, self.residual, self.weight = form, tau, rho, residual, budget
         self.logits = nn.Conv2d(channels, 1, kernel_size=1)
-        self.transform = _transform(channels, int(channels * ratio)) if form == "glimpse" else None
+        self.transform = context_transform(channels, ratio) if form == "glimpse" else None
         self.tap = AttentionTap("mask")
         self.budget, self.kept = LossTap("budget"), LossTap("kept")
         self.init_weights()
@@ -84,8 +84,7 @@ class HardAttention(nn.Module):
             zero_start(self.transform[-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = self.logits(x)  # (b, 1, h, w)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = wide(self.logits(x))  # (b, 1, h, w)
         mask = self._mask(logits.flatten(2)).view_as(logits)  # (b, 1, h, w)
         if self.training and self.weight:
             self.budget.offer(lambda: self.weight * (mask.mean() - self.rho) ** 2)
@@ -116,14 +115,3 @@ def _largest(logits: Tensor, count: int) -> Tensor:
 
 def _gumbel(like: Tensor) -> Tensor:
     return -torch.empty_like(like).exponential_().log()
-
-
-def _transform(channels: int, hidden: int) -> nn.Sequential:
-    if hidden < 1:
-        raise ValueError(f"{channels} channels leave none for the transform; ask for a larger ratio")
-    return nn.Sequential(
-        nn.Conv2d(channels, hidden, kernel_size=1),
-        nn.LayerNorm([hidden, 1, 1]),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(hidden, channels, kernel_size=1),
-    )

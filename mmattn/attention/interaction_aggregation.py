@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from mmattn.catalogue import register
-from mmattn.layers import AttentionTap, check_batch, kaiming_start, without_autocast, zero_start
+from mmattn.layers import AttentionTap, check_batch, kaiming_start, wide, without_autocast, zero_start
 from mmattn.layers.records import ChannelPairwise
 
 
@@ -86,7 +86,7 @@ class InteractionAggregation(nn.Module):
 
     def _mixed(self, clip: Tensor) -> Tensor:
         with without_autocast(clip):
-            rows = _wide(clip.flatten(3).flatten(1, 2))  # (b, c * t, h * w)
+            rows = wide(clip.flatten(3).flatten(1, 2))  # (b, c * t, h * w)
             logits = rows @ rows.mT  # (b, c * t, c * t)
             mixed = logits.softmax(dim=2) @ rows  # (b, c * t, h * w)
         self.tap.offer(lambda: ChannelPairwise(logits, tuple(clip.shape[3:])))
@@ -125,8 +125,4 @@ def _hears(t: int, parts: int, device: torch.device) -> Tensor:
 
 def _frames(x: Tensor, t: int) -> Tensor:
     """(b, c, t * h, w) as (b, t, c, h * w), in float32 or wider."""
-    return _wide(x.unflatten(2, (t, -1)).flatten(3).permute(0, 2, 1, 3))
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return wide(x.unflatten(2, (t, -1)).flatten(3).permute(0, 2, 1, 3))

@@ -19,7 +19,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from mmattn.catalogue import register
-from mmattn.layers import AttentionTap, ConvNormAct, Layer, plane, tokens, zero_start
+from mmattn.layers import AttentionTap, ConvNormAct, Layer, narrow, plane, tokens, zero_start
 from mmattn.layers.records import Additive, Pairwise
 from mmattn.ops import attend
 
@@ -49,7 +49,7 @@ class NonLocal(nn.Module):
         x: (b, c, h, w), returns (b, c, h, w).
 
     Raises:
-        ValueError: No such mode.
+        ValueError: No such mode, or a reduction below 1.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class NonLocal(nn.Module):
         super().__init__()
         if mode not in ("embedded_gaussian", "gaussian", "dot_product", "concatenation"):
             raise ValueError(f"no mode {mode!r}: embedded_gaussian, gaussian, dot_product or concatenation")
-        hidden = max(1, channels // reduction)
+        hidden = narrow(channels, reduction)
         self.mode = mode
         self.scale = hidden**-0.5 if use_scale and mode == "embedded_gaussian" else 1.0
         self.g = layer(channels, hidden, norm=None, act=None)

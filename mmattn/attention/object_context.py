@@ -69,7 +69,7 @@ class ObjectContext(nn.Module):
 
     def forward(self, x: Tensor, regions: Tensor) -> Tensor:
         soft = (self.gather_scale * regions.flatten(2)).softmax(dim=2)  # (b, k, n)
-        objects = (soft.to(x.dtype) @ tokens(x)).mT[..., None]  # (b, c, k, 1)
+        objects = (soft @ tokens(x)).mT[..., None]  # (b, c, k, 1)
         q = self.query_project(x)  # (b, d, h, w)
         if self.query_scale > 1:
             q = F.max_pool2d(q, self.query_scale, ceil_mode=True)  # (b, d, h / s, w / s)

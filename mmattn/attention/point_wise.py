@@ -105,7 +105,7 @@ class PointWiseLayers:
             predicted_at, mask_size = direction, self.mask_size
         tap.offer(lambda: PointWiseRecord(logits, mask_size, predicted_at, self.psa_softmax))
         attn = full.softmax(dim=1) if self.psa_softmax else full  # (b, n, n)
-        context = x.flatten(2) @ attn.to(x.dtype) / self.normalization_factor  # (b, c, n)
+        context = x.flatten(2) @ attn / self.normalization_factor  # (b, c, n)
         return context.unflatten(2, size)
 
 

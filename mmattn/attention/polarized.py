@@ -72,16 +72,16 @@ class Polarized(nn.Module):
     def _channel_gate(self, x: Tensor) -> Tensor:
         q = self.channel_q(x).flatten(2).softmax(dim=2)  # (b, 1, n)
         v = self.channel_v(x).flatten(2)  # (b, c / 2, n)
-        context = v @ q.to(v.dtype).mT  # (b, c / 2, 1)
+        context = v @ q.mT  # (b, c / 2, 1)
         return self.channel_up(context[..., None]).sigmoid()  # (b, c, 1, 1)
 
     def _spatial_gate(self, x: Tensor) -> Tensor:
         q = self.spatial_q(x).mean(dim=(2, 3))[:, None]  # (b, 1, c / 2)
         v = self.spatial_v(x).flatten(2)  # (b, c / 2, n)
         if self.variant == "paper":
-            logits = q.softmax(dim=2).to(v.dtype) @ v  # (b, 1, n)
+            logits = q.softmax(dim=2) @ v  # (b, 1, n)
         elif self.sequential:
-            logits = q @ v.softmax(dim=2).to(q.dtype)  # (b, 1, n)
+            logits = q @ v.softmax(dim=2)  # (b, 1, n)
         else:
             logits = (q @ v).softmax(dim=2)  # (b, 1, n)
         return logits.sigmoid().unflatten(2, x.shape[2:])  # (b, 1, h, w)

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmattn.catalogue import register
-from mmattn.layers import AttentionTap, kaiming_start, without_autocast
+from mmattn.layers import AttentionTap, kaiming_start, wide, without_autocast
 
 Norm = Callable[[int], nn.Module]
 
@@ -150,11 +150,11 @@ def _rows(width: int, out_channels: int, act: nn.Module, norm: Norm) -> nn.Seque
 def _covariance(rows: Tensor, code: bool = False) -> Tensor:
     """Of the rows of (b, r, n) over the n columns, or as the authors' code has it, (b, r, r)."""
     with without_autocast(rows):
-        wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        x = wide(rows)
         if code:
-            r, total = rows.shape[1], wide.sum(dim=2, keepdim=True)  # (b, r, 1)
-            covariance = wide @ wide.mT / r - total @ total.mT / r**2
+            r, total = rows.shape[1], x.sum(dim=2, keepdim=True)  # (b, r, 1)
+            covariance = x @ x.mT / r - total @ total.mT / r**2
         else:
-            centred = wide - wide.mean(dim=2, keepdim=True)
+            centred = x - x.mean(dim=2, keepdim=True)
             covariance = centred @ centred.mT / rows.shape[2]
     return covariance.to(rows.dtype)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mmattn.catalogue import register
-from mmattn.layers import AttentionTap, check_batch, kaiming_start
+from mmattn.layers import AttentionTap, check_batch, kaiming_start, narrow
 
 
 @register(
@@ -46,8 +46,8 @@ class SelectiveKernel(nn.Module):
         branch, together 1.
 
     Raises:
-        ValueError: Channels that ``groups`` does not divide, or fewer than two branches; in training, one image
-            under a batch norm.
+        ValueError: Channels that ``groups`` does not divide, fewer than two branches, or a reduction below 1; in
+            training, one image under a batch norm.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class SelectiveKernel(nn.Module):
             raise ValueError(f"{channels} channels: must be a multiple of the {groups} groups")
         if branches < 2:
             raise ValueError(f"branches {branches}: there must be two or more to select from")
-        hidden = max(channels // reduction, min_hidden)
+        hidden = max(narrow(channels, reduction), min_hidden)
         reaches = [dilation * (m + 1) for m in range(branches)]
         self.branches = nn.ModuleList(
             nn.Sequential(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmattn.catalogue import register
-from mmattn.layers import AttentionTap, ConvNormAct, Layer
+from mmattn.layers import AttentionTap, ConvNormAct, Layer, narrow
 
 SCALES = (1, 2, 4)
 CELLS = sum(scale * scale for scale in SCALES)
@@ -59,9 +59,7 @@ class SpatialPyramid(nn.Module):
         layer: Layer = ConvNormAct,
     ) -> None:
         super().__init__()
-        if reduction < 1:
-            raise ValueError(f"reduction {reduction}: must be at least 1")
-        hidden = max(1, (CELLS if wide else 1) * channels // reduction)
+        hidden = narrow((CELLS if wide else 1) * channels, reduction)
         self.connect = layer(source_channels, channels) if (source_channels or channels) != channels else None
         self.w1 = nn.Linear(CELLS * channels, hidden, bias=False)
         self.w2 = nn.Linear(hidden, channels, bias=False)

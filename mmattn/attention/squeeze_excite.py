@@ -13,7 +13,7 @@ Differs W1 and W2 have biases, as in the authors' published networks; ``bias=Fal
 from torch import Tensor, nn
 
 from mmattn.catalogue import register
-from mmattn.layers import AttentionTap
+from mmattn.layers import AttentionTap, narrow
 
 
 @register(paper="1709.01507", kinds=("channel",), example={"channels": 16, "reduction": 4})
@@ -34,9 +34,7 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, channels: int, *, reduction: int = 16, bias: bool = True) -> None:
         super().__init__()
-        if reduction < 1:
-            raise ValueError(f"reduction {reduction}: must be at least 1")
-        hidden = max(1, channels // reduction)
+        hidden = narrow(channels, reduction)
         self.w1 = nn.Conv2d(channels, hidden, kernel_size=1, bias=bias)
         self.w2 = nn.Conv2d(hidden, channels, kernel_size=1, bias=bias)
         self.tap = AttentionTap("channel")

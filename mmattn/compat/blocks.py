@@ -140,7 +140,7 @@ def _find(kind: str | type) -> type | None:
 def _check_position(
     block: nn.Module, kind: type, entry: Entry | None, position: str | None, known: Sequence[str]
 ) -> None:
-    replaces = entry is not None and entry.places == ("plugin",)
+    replaces = entry is not None and entry.replaces
     sockets = [key for key in known if (key == "conv2") == replaces]
     if position in sockets:
         return

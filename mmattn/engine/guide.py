@@ -170,7 +170,7 @@ def snippets(entry: Entry) -> dict[str, str]:
 
 
 def in_plugin(entry: Entry) -> str:
-    position = "conv2" if entry.places == ("plugin",) else "after_conv3"
+    position = "conv2" if entry.replaces else "after_conv3"
     return f"""\
 _base_ = "fcn_r50.py"
 plugin = dict(cfg={config(entry)}, position="{position}", stages=(False, True, True, True))

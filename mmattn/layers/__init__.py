@@ -1,6 +1,16 @@
 """Bricks that two or more mechanisms share."""
 
-from mmattn.layers.conv import ConvNormAct, Layer, check_batch, kaiming_start, project, zero_start
+from mmattn.layers.conv import (
+    ConvNormAct,
+    Layer,
+    check_batch,
+    context_transform,
+    kaiming_start,
+    narrow,
+    project,
+    zero_start,
+)
+from mmattn.layers.records import wide
 from mmattn.layers.scale import Scale
 from mmattn.layers.tap import AttentionTap, LossTap
 from mmattn.layers.tokens import autocast_to, plane, tokens, without_autocast
@@ -13,10 +23,13 @@ __all__ = [
     "Scale",
     "autocast_to",
     "check_batch",
+    "context_transform",
     "kaiming_start",
+    "narrow",
     "plane",
     "project",
     "tokens",
+    "wide",
     "without_autocast",
     "zero_start",
 ]

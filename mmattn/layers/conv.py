@@ -83,6 +83,40 @@ def project(x: Tensor, *convs: nn.Conv2d) -> tuple[Tensor, ...]:
     return y.mT.unflatten(2, x.shape[2:]).split([conv.out_channels for conv in convs], dim=1)
 
 
+def narrow(channels: int, reduction: int) -> int:
+    """Width of a bottleneck: ``channels / reduction``, and never nothing.
+
+    Raises:
+        ValueError: A reduction below 1.
+    """
+    if reduction < 1:
+        raise ValueError(f"reduction {reduction}: must be at least 1")
+    return max(1, channels // reduction)
+
+
+def context_transform(channels: int, ratio: float) -> nn.Sequential:
+    """GCNet's bottleneck with a layer norm, on a context (b, c, 1, 1).
+
+    Args:
+        channels: Channels, in and out.
+        ratio: Width inside as a share of ``channels``.
+
+    Raises:
+        ValueError: A ratio that leaves no channels inside.
+
+    Source: Cao et al., GCNet, ICCV Workshops 2019, figure 4 (d).
+    """
+    hidden = int(channels * ratio)
+    if hidden < 1:
+        raise ValueError(f"{channels} channels times ratio {ratio} leave none for the transform")
+    return nn.Sequential(
+        nn.Conv2d(channels, hidden, kernel_size=1),
+        nn.LayerNorm([hidden, 1, 1]),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(hidden, channels, kernel_size=1),
+    )
+
+
 def kaiming_start(conv: nn.Conv2d, mode: str = "fan_out") -> None:
     """Kaiming-normal weights for ReLU, bias 0."""
     nn.init.kaiming_normal_(conv.weight, mode=mode, nonlinearity="relu")

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 
-def _wide(x: Tensor) -> Tensor:
+def wide(x: Tensor) -> Tensor:
+    """In float32, or the wider type that x has."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -60,7 +61,7 @@ class Gate(Record):
 
     def gate(self) -> Tensor:
         """The gate, (b, c or 1, h or 1, w or 1)."""
-        return _wide(self.value)
+        return wide(self.value)
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ class Pairwise(Record):
 
     def weights(self, y: int, x: int) -> Tensor:
         """The row over the keys as the mechanism has them, (b, heads, m)."""
-        q = _wide(self.q[:, :, self._index(y, x)])  # (b, heads, d)
-        logits = torch.einsum("bhd,bhmd->bhm", q, _wide(self.k)) * self.scale
+        q = wide(self.q[:, :, self._index(y, x)])  # (b, heads, d)
+        logits = torch.einsum("bhd,bhmd->bhm", q, wide(self.k)) * self.scale
         return logits.softmax(-1) if self.softmax else logits
 
     def row(self, y: int, x: int) -> Tensor:
@@ -101,8 +102,8 @@ class Additive(Record):
     key_size: tuple[int, int]
 
     def row(self, y: int, x: int) -> Tensor:
-        a = _wide(self.a[:, self._index(y, x)])  # (b,)
-        weights = (a[:, None] + _wide(self.b)).relu() / self.b.shape[1]  # (b, m)
+        a = wide(self.a[:, self._index(y, x)])  # (b,)
+        weights = (a[:, None] + wide(self.b)).relu() / self.b.shape[1]  # (b, m)
         return weights[:, None].unflatten(-1, self.key_size)
 
 
@@ -151,7 +152,7 @@ class CrissCross(Record):
 
     def row(self, y: int, x: int) -> Tensor:
         self._index(y, x)
-        q, k = _wide(self.q[:, :, y, x]), _wide(self.k)
+        q, k = wide(self.q[:, :, y, x]), wide(self.k)
         column = torch.einsum("bd,bdi->bi", q, k[:, :, :, x])  # (b, h)
         column[:, y] = float("-inf")  # the query itself counts once, in its row
         line = torch.einsum("bd,bdj->bj", q, k[:, :, y])  # (b, w)
@@ -172,7 +173,7 @@ class ChannelPairwise(Record):
 
     def channels(self) -> Tensor:
         """(b, c, c): what each channel takes from each other."""
-        return _wide(self.logits).softmax(-1)
+        return wide(self.logits).softmax(-1)
 
 
 @dataclass(frozen=True)
@@ -197,15 +198,15 @@ class Regions(Record):
 
     def regions(self) -> Tensor:
         """(b, regions, h', w'): what each region is gathered from."""
-        return _wide(self.soft)
+        return wide(self.soft)
 
     def weights(self) -> Tensor:
         """(b, regions, h, w): how much each pixel attends to each region; sums to 1 over regions."""
-        return (torch.einsum("bdyx,bdr->bryx", _wide(self.q), _wide(self.k)) * self.scale).softmax(1)
+        return (torch.einsum("bdyx,bdr->bryx", wide(self.q), wide(self.k)) * self.scale).softmax(1)
 
     def row(self, y: int, x: int) -> Tensor:
         self._index(y, x)
-        logits = torch.einsum("bd,bdr->br", _wide(self.q[:, :, y, x]), _wide(self.k)) * self.scale
+        logits = torch.einsum("bd,bdr->br", wide(self.q[:, :, y, x]), wide(self.k)) * self.scale
         return torch.einsum("br,bryx->byx", logits.softmax(1), self.regions())[:, None]
 
 
@@ -233,7 +234,7 @@ class PointWise(Record):
 
     def row(self, y: int, x: int) -> Tensor:
         at, (h, w) = self._index(y, x), self.size
-        logits = _wide(self.logits)
+        logits = wide(self.logits)
         if self.mask_size is None:
             flat = logits.flatten(2)  # (b, h * w, h * w)
             weights = (flat[:, :, at] if self.direction == "collect" else flat[:, at]).unflatten(1, (h, w))
