@@ -310,16 +310,25 @@ def test_mixed_precision_trains_on_the_cpu(tmp_path: Path, loss_scale: str | flo
 
 
 TWO_PROCESSES = """
+import gc
 import sys
 from pathlib import Path
 sys.path.insert(0, "tests")
 import torch
 from torch import nn
+from mmengine.model import is_model_wrapper
+from mmattn.engine import processes
 from test_compat import small_runner
 
-runner = small_runner(Path(sys.argv[1]), launcher="pytorch", env_cfg={"dist_cfg": {"backend": "nccl"}})
-runner.train()
-torch.save(runner.model.module.layer.weight, f"{sys.argv[1]}/weight{runner.rank}.pth")
+def train():
+    runner = small_runner(Path(sys.argv[1]), launcher="pytorch", env_cfg={"dist_cfg": {"backend": "nccl"}})
+    runner.train()
+    torch.save(runner.model.module.layer.weight, f"{sys.argv[1]}/weight{runner.rank}.pth")
+
+train()
+processes.part()
+assert not torch.distributed.is_initialized()
+assert not [thing for thing in gc.get_objects() if is_model_wrapper(thing)]
 """
 
 

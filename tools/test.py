@@ -52,6 +52,7 @@ def main() -> None:
     stack.check()
     from mmengine.dist import is_main_process
 
+    from mmattn.engine import processes
     from mmattn.engine.evaluate import evaluate, prepare
 
     cfg = prepare(
@@ -72,9 +73,11 @@ def main() -> None:
         format_only=args.format_only,
         pictures=pictures if args.show or args.show_dir else None,
     )
-    for what, where in (("scores", found), ("predictions", args.out), ("pictures", args.show_dir)):
-        if where and is_main_process():
-            print(f"{what}: {where}")
+    if is_main_process():
+        for what, where in (("scores", found), ("predictions", args.out), ("pictures", args.show_dir)):
+            if where:
+                print(f"{what}: {where}")
+    processes.part()
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmattn import stack
 
     stack.check()
-    from mmattn.engine import train
+    from mmattn.engine import processes, train
 
     cfg = train.prepare(
         args.config,
@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("config, data and weights are in order")
         return
     outcome = train.train(cfg, partial=args.partial)
+    processes.part()
     if not outcome.main:
         return
     if outcome.metrics:
