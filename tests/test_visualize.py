@@ -5,6 +5,7 @@ import itertools
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -31,6 +32,7 @@ from mmattn.layers.records import (
 from mmattn.visualization import (
     Bars,
     Matrix,
+    Options,
     Overlay,
     Query,
     Scene,
@@ -42,7 +44,8 @@ from mmattn.visualization import (
     look,
     spread_points,
 )
-from mmattn.visualization.views import SHARE, describe, views
+from mmattn.visualization.options import PLAIN
+from mmattn.visualization.views import SHARE, View, describe, side_by_side, views
 
 ROOT = Path(__file__).parents[1]
 MODEL = """
@@ -272,17 +275,22 @@ def test_a_query_is_in_the_cell_that_covers_its_pixel() -> None:
 
 def test_colours_end_where_the_bar_says() -> None:
     values = np.linspace(0, 100, 1001)[None]
-    peaked = figure._scale([values], SHARE)
+    peaked = figure._scale([values], SHARE, PLAIN)
     assert peaked.get_clim() == (0, pytest.approx(99.5, abs=0.1))
     assert peaked.norm.inverse(0.5) == pytest.approx(peaked.get_clim()[1] / 4)
-    assert figure._scale([values / 11], SHARE).norm(figure.PEAKED / 4) == pytest.approx(2.5 / 9.05, abs=0.01)
-    assert figure._scale([values / 100], SHARE).get_clim() == (0, figure.LEAST)
-    assert figure._scale([values / 100 + 0.2], "gate").get_clim() == (
+    assert figure._scale([values / 11], SHARE, PLAIN).norm(figure.PEAKED / 4) == pytest.approx(2.5 / 9.05, abs=0.01)
+    assert figure._scale([values / 100], SHARE, PLAIN).get_clim() == (0, figure.LEAST)
+    assert figure._scale([values / 100 + 0.2], "gate", PLAIN).get_clim() == (
         pytest.approx(0.2),
         pytest.approx(1.195, abs=0.01),
     )
-    low, high = figure._scale([values - 80], "weight").get_clim()
+    low, high = figure._scale([values - 80], "weight", PLAIN).get_clim()
     assert -low == high > 0
+    half = figure._scale([values], "weight", Options(clip=50))
+    assert half.get_clim() == (0, pytest.approx(50, abs=0.1))
+    decades = figure._scale([values], "weight", Options(log=True))
+    assert decades.norm.inverse(0.5) == pytest.approx(99.5 / 10 ** (figure.DECADES / 2), rel=0.01)
+    assert decades.norm(0.0) == 0, "what is 0 has the colour of the least"
 
 
 @pytest.mark.parametrize(
@@ -426,6 +434,61 @@ def test_points_are_marked_only_where_a_map_asks_for_them(gated: torch.nn.Module
     page = draw(gated, photo)
     assert "Polarized" in texts(page)
     assert not any(text.get_text() == "1" for ax in page.axes for text in ax.texts)
+
+
+def test_only_what_is_asked_for_is_shown(model: torch.nn.Module, photo: Path) -> None:
+    scene = look(model, cv2.imread(str(photo))[..., ::-1])
+    assert Options(layer="cca").choose(scene.maps) == Options(mechanism="crisscross").choose(scene.maps) == scene.maps
+    for options, message in (
+        (Options(layer="neck"), "no attention at neck; there is decode_head.cca.tap"),
+        (Options(mechanism="CBAM"), "no attention by CBAM; there is CrissCross"),
+        (Options(head=1), "no head 1; heads are counted from 0: 1 in decode_head.cca.tap"),
+    ):
+        with pytest.raises(UserError, match=message):
+            draw(model, photo, options=options)
+
+
+def test_one_head_is_its_own_row() -> None:
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 1, 3, 6, 4)  # three heads
+    both = [Captured("a.tap", "MultiHead", "pairwise", Pairwise(q, k, 0.5, (2, 3), (2, 3)), 0)]
+    both.append(replace(both[0], name="b.tap", record=Pairwise(q[:, :1], k[:, :1], 0.5, (2, 3), (2, 3))))
+    (chosen,) = Options(head=2).choose(both)
+    assert (chosen.name, chosen.mechanism) == ("a.tap", "MultiHead, head 2")
+    (view,) = views([chosen], [Query(0.3, 0.5)])
+    np.testing.assert_allclose(view.panels[0].values, both[0].record.row(0, 1)[0, 2] * 6, rtol=1e-5)
+    with pytest.raises(UserError, match=r"no head 3; .* 3 in a.tap, 1 in b.tap"):
+        Options(head=3).choose(both)
+
+
+def test_models_side_by_side() -> None:
+    def view(title: str, place: str, unit: str = SHARE) -> View:
+        panels = [Overlay(np.full((2, 2), float(i)), "", i) for i in range(2)]
+        return View(title, "", place, unit, panels)
+
+    gate = View("Gate", "", "c.tap", "gate", [Overlay(np.zeros((2, 2)), "")])
+    of_models = {"one": [view("hop 1", "a.tap"), view("both", "a.tap"), gate], "two": [view("mask", "b.tap")]}
+    first, second, rest = side_by_side(of_models, [Query(0, 0, "road"), Query(0, 0, "sky")])
+    assert [panel.caption for panel in first.panels] == ["one: both", "two: mask"]
+    assert [panel.point for panel in second.panels] == [1, 1]
+    assert "sky" in second.note
+    assert rest == replace(gate, title="one: Gate")
+
+
+def test_a_figure_compares_models(model: torch.nn.Module, gated: torch.nn.Module, photo: Path, tmp_path: Path) -> None:
+    page = draw({"ccnet": model, "polarized": gated}, photo, points=[(10, 20)], options=Options(saliency=True))
+    said = texts(page)
+    assert {"prediction, ccnet", "prediction, polarized", "Point 1", "Bottom-up saliency"} <= set(said)
+    assert "ccnet: CrissCross, both hops together" in said
+    page.savefig(tmp_path / "out.svg")
+
+
+def test_models_have_the_shortest_names_that_tell_them_apart() -> None:
+    a, b = Path("configs/a.py"), Path("configs/b.py")
+    assert album.names_of([(a, "x/1.pth"), (b, "x/1.pth")]) == ["a", "b"]
+    assert album.names_of([(a, "x/1.pth"), (a, "x/2.pth")]) == ["1", "2"]
+    assert album.names_of([(a, "x/1.pth"), (a, "y/1.pth")]) == ["x/1", "y/1"]
+    assert album.names_of([(a, "x/1.pth"), (a, "x/1.pth")]) == ["1: x/1", "2: x/1"]
 
 
 def test_names_are_not_read_as_formulas(model: torch.nn.Module, tmp_path: Path) -> None:

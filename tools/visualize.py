@@ -2,7 +2,7 @@
 """Look at what a model attends to: for each image one figure with input, prediction and the maps of its attention."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmattn.cli import run
@@ -11,7 +11,8 @@ EXAMPLES = """examples:
   python tools/visualize.py configs/ccnet_r50.py work_dirs/ccnet_r50/iter_40000.pth street.png
   python tools/visualize.py CONFIG CHECKPOINT street.png --point 512,300 --point 80,200
   python tools/visualize.py CONFIG CHECKPOINT data/cityscapes/leftImg8bit/val/frankfurt --out-dir pictures
-  python tools/visualize.py CONFIG CHECKPOINT "photos/**/*.jpg" --device cuda:0
+  python tools/visualize.py CONFIG CHECKPOINT "photos/**/*.jpg" --device cuda:0 --suffix .pdf
+  python tools/visualize.py CONFIG CHECKPOINT street.png --compare OTHER_CONFIG OTHER_CHECKPOINT --saliency
 
 Where the config's namesake lies beside the checkpoint, as training leaves it there, that one is used."""
 
@@ -22,6 +23,19 @@ def point(text: str) -> tuple[int, int]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no point; give x,y in pixels, such as 512,300") from None
     return x, y
+
+
+def within(low: float, high: float) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from {low:g} to {high:g}")
+        return value
+
+    return number
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -39,6 +53,28 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="X,Y",
         help="pixel whose attention to show, repeatable (default: three, inside regions of different classes)",
     )
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("CONFIG", "CHECKPOINT"),
+        help="another model, beside the first on the same images and points; repeatable",
+    )
+    parser.add_argument("--layer", default="", help="only attention in this part of the model, such as decode_head")
+    parser.add_argument("--mechanism", default="", help="only maps of this mechanism, such as CrissCross")
+    parser.add_argument("--head", type=int, help="only this head, from 0 (default: the mean of all)")
+    parser.add_argument(
+        "--saliency", action="store_true", help="also what stands out by itself (Itti et al. 1998)"
+    )
+    parser.add_argument("--alpha", type=within(0, 1), default=0.95, help="opacity of the maps, 0 to 1 (default: 0.95)")
+    parser.add_argument(
+        "--clip", type=within(0, 100), default=99.5, help="percentile at which the colours end (default: 99.5)"
+    )
+    parser.add_argument("--log", action="store_true", help="colours on a logarithmic scale")
+    parser.add_argument(
+        "--suffix", choices=(".png", ".pdf", ".svg"), default=".png", help="format of the figures (default: .png)"
+    )
     parser.add_argument("--out-dir", type=Path, help="where the figures go (default: visualize/ beside the checkpoint)")
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
     parser.add_argument("--base", nargs="+", default=[], help="files of configs/_base_ to lay over the config")
@@ -52,14 +88,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     stack.check()
     from mmattn.engine.config import build_model, load_config
-    from mmattn.visualization import album, find_images
+    from mmattn.visualization import Options, album, find_images
 
     images = find_images(args.images)
     device = album.device_of(args.device)
-    config = args.config if args.base else album.config_of(args.config, args.checkpoint)
-    model = build_model(load_config(config, args.cfg_options, args.base), args.checkpoint, device)
-    folder = album.prepare_folder(args.out_dir or album.folder_of(args.config, args.checkpoint))
-    album.fill(model, images, folder, args.point, note=f"{config.stem}, {Path(args.checkpoint).name}")
+    asked = [(args.config, args.checkpoint), *((Path(config), checkpoint) for config, checkpoint in args.compare)]
+    used = asked if args.base else [(album.config_of(*model), model[1]) for model in asked]
+    models = {
+        name: build_model(load_config(config, args.cfg_options, args.base), checkpoint, device)
+        for name, (config, checkpoint) in zip(album.names_of(used), used, strict=True)
+    }
+    album.fill(
+        models,
+        images,
+        album.prepare_folder(args.out_dir or album.folder_of(args.config, args.checkpoint)),
+        suffix=args.suffix,
+        points=args.point,
+        note=", ".join([used[0][0].stem, Path(args.checkpoint).name]) if len(models) == 1 else ", ".join(models),
+        options=Options(args.layer, args.mechanism, args.head, args.saliency, args.alpha, args.clip, args.log),
+    )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,30 +11,42 @@ from torch import nn
 
 from mmattn.cli import UserError
 from mmattn.visualization.look import draw
+from mmattn.visualization.options import PLAIN, Options
 from mmattn.visualization.scene import Point
 
 DPI = 150
 
 
-def fill(model: nn.Module, images: Sequence[Path], folder: Path, points: Sequence[Point] = (), note: str = "") -> None:
+def fill(
+    models: Mapping[str, nn.Module],
+    images: Sequence[Path],
+    folder: Path,
+    *,
+    suffix: str = ".png",
+    points: Sequence[Point] = (),
+    note: str = "",
+    options: Options = PLAIN,
+) -> None:
     """Draw every image into a folder, telling how far it is.
 
-    A file is called as its image, with ``_attention.png`` at its end; images of one name keep their folders. What is
-    written before something goes wrong stays.
+    A file is called as its image, with ``_attention`` and the suffix at its end; images of one name keep their folders.
+    What is written before something goes wrong stays.
 
     Args:
-        model: As in :func:`mmattn.visualization.draw`.
+        models: As in :func:`mmattn.visualization.draw`, by their names.
         images: The files.
         folder: Made where it is missing.
+        suffix: Of a format that matplotlib writes, such as ``.png``, ``.pdf`` or ``.svg``.
         points: Query pixels, the same for all images.
         note: Small print in the heading.
+        options: What to show, and how.
 
     Raises:
         UserError: As ``draw``, or the folder cannot be written to.
     """
     begin = time.perf_counter()
-    for i, (image, target) in enumerate(zip(images, targets(images, folder), strict=True)):
-        figure = draw(model, image, points=points, note=note)
+    for i, (image, target) in enumerate(zip(images, targets(images, folder, suffix), strict=True)):
+        figure = draw(models, image, points=points, note=note, options=options)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(target, dpi=DPI)
@@ -44,16 +56,29 @@ def fill(model: nn.Module, images: Sequence[Path], folder: Path, points: Sequenc
         print(f"[{i + 1}/{len(images)}] {target}" + f"  ({_minutes(left)} left)" * (i + 1 < len(images)), flush=True)
 
 
-def targets(images: Sequence[Path], folder: Path) -> list[Path]:
+def targets(images: Sequence[Path], folder: Path, suffix: str = ".png") -> list[Path]:
     """Where the figure of each image goes."""
     names = Counter(image.stem for image in images)
     root = os.path.commonpath([image.absolute().parent for image in images])
     found = []
     for image in images:
         inside = image.name if names[image.stem] == 1 else os.path.relpath(image.absolute(), root)
-        suffix = image.suffix if names[image.stem] > 1 else ""
-        found.append(folder / Path(inside).parent / f"{image.stem}{suffix.replace('.', '_')}_attention.png")
+        kind = image.suffix.replace(".", "_") if names[image.stem] > 1 else ""
+        found.append(folder / Path(inside).parent / f"{image.stem}{kind}_attention{suffix}")
     return found
+
+
+def names_of(models: Sequence[tuple[Path, str]]) -> list[str]:
+    """What to call each of several configs and checkpoints: as short as tells them apart."""
+    for name in (
+        lambda config, checkpoint: config.stem,
+        lambda config, checkpoint: Path(checkpoint).stem,
+        lambda config, checkpoint: f"{Path(checkpoint).parent.name}/{Path(checkpoint).stem}",
+    ):
+        found = [name(*model) for model in models]
+        if len(set(found)) == len(found):
+            return found
+    return [f"{i}: {name}" for i, name in enumerate(found, start=1)]
 
 
 def prepare_folder(folder: Path) -> Path:

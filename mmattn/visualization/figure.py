@@ -1,7 +1,7 @@
 """Views painted: one figure, laid out in inches so that every image size and shape gets a tidy page."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import cv2
 import matplotlib
@@ -9,13 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize, PowerNorm
+from matplotlib.colors import LogNorm, Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from mmattn.datasets.labels import IGNORE
+from mmattn.visualization.options import PLAIN, Options
 from mmattn.visualization.scene import Point, Scene
 from mmattn.visualization.views import SHARE, Bars, Matrix, Overlay, View
 
@@ -25,17 +26,27 @@ CAPTION, HEADING, SPACE = 0.26, 0.5, 0.34  # line over a panel, lines over a vie
 INK, MUTED, LINE, FILL = "#1c1c1e", "#6e6e73", "#c7c7cc", "#8b4a8f"
 UNLABELLED = (235, 235, 235)
 CLASSES = 35  # named in the legend
-CLIP = 99.5  # percentile of the positive values at which the colours end
 LEAST = 4.0  # where they end at the least, in uniform shares: a map that looks everywhere alike stays dark
+DECADES = 3  # of a logarithmic scale
 PEAKED = 10.0  # uniform shares above which they follow the root, so that what is not the peak can be seen too
+WEAKEST = 0.26  # opacity of a map where it is 0, as a share of that where it is strongest
 STYLE = {"font.family": "DejaVu Sans", "text.color": INK, "axes.edgecolor": LINE, "axes.linewidth": 0.6}
 
 
-def paint(scene: Scene, points: Sequence[Point], views: Sequence[View], title: str = "", note: str = "") -> Figure:
-    """A figure of a scene: input with the points marked, prediction, ground truth, and below them every view.
+def paint(
+    scene: Scene,
+    points: Sequence[Point],
+    views: Sequence[View],
+    *,
+    title: str = "",
+    note: str = "",
+    options: Options = PLAIN,
+    predictions: Mapping[str, np.ndarray] | None = None,
+) -> Figure:
+    """A figure of a scene: input with the points marked, predictions, ground truth, and below them every view.
 
-    Cells of the maps are drawn as they are, unsmoothed. Colours end at the 99.5th percentile of a view, and the bar
-    says so. The figure is none of pyplot's: nothing has to be closed.
+    Cells of the maps are drawn as they are, unsmoothed. Colours end at a percentile of a view, and the bar says so.
+    The figure is none of pyplot's: nothing has to be closed.
 
     Args:
         scene: The image and what the model made of it.
@@ -43,11 +54,14 @@ def paint(scene: Scene, points: Sequence[Point], views: Sequence[View], title: s
         views: What to show of the attention.
         title: Heading.
         note: Small print beside it.
+        options: How to colour.
+        predictions: What several models made of the image, by caption; by default the scene's own.
     """
     with matplotlib.rc_context(STYLE):
-        page = _Page(scene, points)
+        page = _Page(scene, points, options)
         page.heading(title, note)
-        page.images(marked=any(isinstance(p, Overlay) and p.point is not None for view in views for p in view.panels))
+        marked = any(isinstance(p, Overlay) and p.point is not None for view in views for p in view.panels)
+        page.images(predictions or {"prediction": scene.prediction}, marked)
         page.legend()
         for view in views:
             page.view(view)
@@ -57,8 +71,8 @@ def paint(scene: Scene, points: Sequence[Point], views: Sequence[View], title: s
 class _Page:
     """Counts inches downwards while things are put on it; they are painted once its height is known."""
 
-    def __init__(self, scene: Scene, points: Sequence[Point]) -> None:
-        self.scene, self.points = scene, points
+    def __init__(self, scene: Scene, points: Sequence[Point], options: Options) -> None:
+        self.scene, self.points, self.options = scene, points, options
         self.height, self.width = scene.image.shape[:2]
         self.grey = _grey(scene.image)
         self.top = 0.25
@@ -98,12 +112,10 @@ class _Page:
             self.text(WIDTH - MARGIN, 0.1, note, color=MUTED, ha="right")
             self.top += 0.32
 
-    def images(self, marked: bool) -> None:
+    def images(self, predictions: Mapping[str, np.ndarray], marked: bool) -> None:
         scene, colours = self.scene, self.scene.palette.colours
-        panels: list[tuple[str, np.ndarray]] = [
-            (f"input, {self.width} x {self.height}", scene.image),
-            ("prediction", _coloured(scene.prediction, colours)),
-        ]
+        panels = [(f"input, {self.width} x {self.height}", scene.image)]
+        panels += [(caption, _coloured(prediction, colours)) for caption, prediction in predictions.items()]
         if scene.label is not None:
             panels.append(("ground truth", _coloured(scene.label, colours)))
         columns, pitch, width, height = self.columns(len(panels))
@@ -145,7 +157,7 @@ class _Page:
         self.text(MARGIN, 0.31, f"{view.note}  ·  {view.place}", color=MUTED)
         coloured = [panel for panel in view.panels if not isinstance(panel, Bars)]
         bars = [panel for panel in view.panels if isinstance(panel, Bars)]
-        scale = _scale([panel.values for panel in coloured], view.unit)
+        scale = _scale([panel.values for panel in coloured], view.unit, self.options)
         if coloured:
             self.colour_bar(scale, max(float(panel.values.max()) for panel in coloured), view.unit)
         self.top += HEADING
@@ -213,7 +225,9 @@ class _Page:
 
         left = WIDTH - MARGIN - 2.2
         self.axes(left, 0.05, 2.2, 0.1, draw)
-        text = unit + ", root scale" * isinstance(scale.norm, PowerNorm)
+        text = (
+            unit + ", root scale" * isinstance(scale.norm, PowerNorm) + ", log scale" * isinstance(scale.norm, LogNorm)
+        )
         text += f", at most {_numbers(low, largest)[1]}" * clipped
         self.text(left - 0.1, 0.1, text, size=8, color=MUTED, ha="right")
 
@@ -240,8 +254,9 @@ class _Page:
         strength = np.clip(scale.norm(panel.values), 0, 1)
         if scale.get_clim()[0] < 0:
             strength = np.abs(2 * strength - 1)
-        colours[..., 3] = 0.25 + 0.7 * np.sqrt(strength)  # what is weak lets the image through
-        extent = (0, self.width * self.scene.reach[1], self.height * self.scene.reach[0], 0)
+        # what is weak lets the image through
+        colours[..., 3] = self.options.alpha * (WEAKEST + (1 - WEAKEST) * np.sqrt(strength))
+        extent = (0, self.width * panel.reach[1], self.height * panel.reach[0], 0)
         ax.imshow(colours, extent=extent, aspect="auto", interpolation="nearest")
         self.frame(ax)
         if panel.point is not None:
@@ -282,14 +297,16 @@ def _quiet(ax: Axes) -> None:
     ax.tick_params(length=2, width=0.6, pad=1.5, color=LINE, labelcolor=MUTED, labelsize=7.5)
 
 
-def _scale(maps: Sequence[np.ndarray], unit: str) -> ScalarMappable:
+def _scale(maps: Sequence[np.ndarray], unit: str, options: Options) -> ScalarMappable:
     """Colours for the maps of a view: from 0, from the least of a gate, or on both sides of 0; peaks by their root."""
     values = np.concatenate([values.ravel() for values in maps] or [np.zeros(1)])
     if values.min() < 0:
-        end = float(np.percentile(np.abs(values), CLIP))
+        end = float(np.percentile(np.abs(values), options.clip))
         return ScalarMappable(Normalize(-end, end), "RdBu_r")
     low = float(values.min()) if unit == "gate" else 0.0
-    high = float(np.percentile(values[values > 0], CLIP)) if (values > 0).any() else 0.0
+    high = float(np.percentile(values[values > 0], options.clip)) if (values > 0).any() else 0.0
+    if options.log and high > 0:
+        return ScalarMappable(LogNorm(max(float(values.min()), high / 10**DECADES), high, clip=True), "inferno")
     if unit == SHARE and high > PEAKED:
         return ScalarMappable(PowerNorm(0.5, low, high), "inferno")
     return ScalarMappable(Normalize(low, max(high, LEAST if unit == SHARE else low + 1e-6)), "inferno")

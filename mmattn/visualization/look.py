@@ -1,7 +1,7 @@
 """Run a segmentor on an image and draw what it saw."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,30 @@ from mmattn.evaluation.palettes import CITYSCAPES, Palette
 from mmattn.registry import DATASETS
 from mmattn.visualization.figure import paint
 from mmattn.visualization.images import CITYSCAPES_IMAGE, find_label, read_image, read_label
+from mmattn.visualization.options import PLAIN, Options
+from mmattn.visualization.saliency import saliency
 from mmattn.visualization.scene import Point, Scene, spread_points
-from mmattn.visualization.views import views
+from mmattn.visualization.views import Overlay, View, side_by_side, views
 
 
-def draw(model: nn.Module, image: str | Path | np.ndarray, *, points: Sequence[Point] = (), note: str = "") -> Figure:
+def draw(
+    model: nn.Module | Mapping[str, nn.Module],
+    image: str | Path | np.ndarray,
+    *,
+    points: Sequence[Point] = (),
+    note: str = "",
+    options: Options = PLAIN,
+) -> Figure:
     """One figure of an image: input, prediction, ground truth where there is one, and the attention of the model.
 
     Args:
         model: A segmentor with its config in ``model.cfg``, as :func:`mmattn.engine.config.build_model` and mmseg's
-            ``init_model`` return it.
+            ``init_model`` return it. Several of them by their names are drawn side by side.
         image: A file, or (h, w, 3) uint8, red green blue. Ground truth is looked for beside a file of the config's
             data, and beside one named as in Cityscapes if the model knows the classes of Cityscapes.
         points: Query pixels (x, y) of the image; by default three of :func:`spread_points`.
         note: Small print in the heading.
+        options: What to show, and how.
 
     Returns:
         The figure; ``savefig`` writes it.
@@ -49,19 +59,37 @@ def draw(model: nn.Module, image: str | Path | np.ndarray, *, points: Sequence[P
     for x, y in points:
         if not (0 <= x < width and 0 <= y < height):
             raise UserError(f"point {x},{y} is outside {name}: x goes from 0 to {width - 1}, y from 0 to {height - 1}")
-    palette = _palette(model)
+    models = model if isinstance(model, Mapping) else {"": model}
+    scenes = {name: _scene(model, pixels, path) for name, model in models.items()}
+    first = next(iter(scenes.values()))
+    points = list(points) or spread_points(first.prediction)
+    shown = {name: _views(scene, points, options) for name, scene in scenes.items()}
+    bands, predictions = next(iter(shown.values())), None
+    if len(scenes) > 1:
+        bands = side_by_side(shown, first.queries(points))
+        predictions = {f"prediction, {name}": scene.prediction for name, scene in scenes.items()}
+    if options.saliency:
+        panels = [Overlay(saliency(pixels), "")]
+        bands.append(View("Bottom-up saliency", "what stands out by itself", "Itti, Koch, Niebur 1998", "of 1", panels))
+    title = path.name if path else ""
+    return paint(first, points, bands, title=title, note=note, options=options, predictions=predictions)
+
+
+def _scene(model: nn.Module, pixels: np.ndarray, path: Path | None) -> Scene:
     beside = find_label(path) if path and _known(path, model) else None
-    scene = look(model, pixels, label=_checked(beside, pixels, palette) if beside else None)
+    return look(model, pixels, label=_checked(beside, pixels, _palette(model)) if beside else None)
+
+
+def _views(scene: Scene, points: Sequence[Point], options: Options) -> list[View]:
     if not scene.maps:
         raise UserError(
             "this model has no attention to show; add a decode head or a plugin of mmattn, as in configs/ccnet_r50.py"
         )
-    points = list(points) or spread_points(scene.prediction)
-    shown = views(scene.maps, scene.queries(points), palette.classes)
+    shown = views(options.choose(scene.maps), scene.queries(points), scene.palette.classes, scene.reach)
     for view in shown:
         if not all(np.isfinite(panel.values).all() for panel in view.panels):
             raise UserError(f"the attention at {view.place} is not finite: look for NaN or inf in the checkpoint")
-    return paint(scene, points, shown, path.name if path else "", note)
+    return shown
 
 
 def look(model: nn.Module, image: np.ndarray, label: np.ndarray | None = None) -> Scene:

@@ -73,7 +73,7 @@ def _pyramid(x: np.ndarray) -> Pyramid:
 
 
 def _halved(x: np.ndarray) -> np.ndarray:
-    """Blurred and of half the size, pixels lying between those of before: on the even ones, a side would be favoured."""
+    """Blurred and halved; a new pixel lies between four old ones: on every second one, a side would be favoured."""
     blurred = cv2.GaussianBlur(x, (5, 5), 0, borderType=cv2.BORDER_REFLECT)
     h, w = x.shape
     return cv2.resize(blurred, ((w + 1) // 2, (h + 1) // 2), interpolation=cv2.INTER_LINEAR)

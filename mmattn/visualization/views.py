@@ -4,7 +4,7 @@ Every record type says in one function here which views it has. A new one needs 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, singledispatch
 from itertools import groupby
@@ -32,11 +32,19 @@ SHARE = "\N{MULTIPLICATION SIGN} uniform"  # 1 where a position gets as much as 
 
 @dataclass(frozen=True)
 class Overlay:
-    """A map to lay over the image: values (h, w), and which of the points it belongs to."""
+    """A map to lay over the image.
+
+    Attributes:
+        values: (h, w).
+        caption: What it is.
+        point: The point that it belongs to.
+        reach: Height and width that it covers, in image heights and widths; above 1 where the input was padded.
+    """
 
     values: np.ndarray
     caption: str
     point: int | None = None
+    reach: tuple[float, float] = (1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -74,13 +82,19 @@ class View:
     panels: Sequence[Overlay | Bars | Matrix]
 
 
-def views(maps: Sequence[Captured], queries: Sequence[Query], classes: Sequence[str] = ()) -> list[View]:
+def views(
+    maps: Sequence[Captured],
+    queries: Sequence[Query],
+    classes: Sequence[str] = (),
+    reach: tuple[float, float] = (1.0, 1.0),
+) -> list[View]:
     """All views of what one forward captured, in order of firing.
 
     Args:
         maps: What :func:`mmattn.capture.capture` gave; of a batch the first image is shown.
         queries: The points whose rows to show.
         classes: Names of the classes, for mechanisms that have a region for each.
+        reach: As of the scene.
     """
     shown = []
     for name, group in groupby(maps, key=lambda m: m.name):
@@ -95,7 +109,44 @@ def views(maps: Sequence[Captured], queries: Sequence[Query], classes: Sequence[
             panels = _rows(queries, hops[0].size, partial(_composed, hops))
             title = f"{steps[0].mechanism}, {_count(len(hops))} hops together"
             shown.append(View(title, "where each point looks in the end", name, SHARE, panels))
-    return shown
+    return [
+        replace(view, panels=[replace(p, reach=reach) if isinstance(p, Overlay) else p for p in view.panels])
+        for view in shown
+    ]
+
+
+def side_by_side(of_models: Mapping[str, Sequence[View]], queries: Sequence[Query]) -> list[View]:
+    """Views of several models in each other's company: for each point what all of them make of it, then the rest.
+
+    Where a model shows a point more than once in one place, as the hops of a recurrence, the last one counts.
+
+    Args:
+        of_models: The views of each model, by its name.
+        queries: The points.
+    """
+    pointed = [
+        (model, view)
+        for model, shown in of_models.items()
+        for view in {view.place: view for view in shown if _has_points(view)}.values()
+    ]
+    together = []
+    for i, query in enumerate(queries):
+        for unit in dict.fromkeys(view.unit for _, view in pointed):
+            panels = [
+                replace(panel, caption=f"{model}: {view.title}")
+                for model, view in pointed
+                for panel in view.panels
+                if view.unit == unit and panel.point == i
+            ]
+            note = f"where point {i + 1} looks, which the first model takes for {query.caption}"
+            together.append(View(f"Point {i + 1}", note, ", ".join(of_models), unit, panels))
+    for model, shown in of_models.items():
+        together += [replace(view, title=f"{model}: {view.title}") for view in shown if not _has_points(view)]
+    return together
+
+
+def _has_points(view: View) -> bool:
+    return any(isinstance(panel, Overlay) and panel.point is not None for panel in view.panels)
 
 
 Description = tuple[str, str, Sequence[Overlay | Bars | Matrix]]
