@@ -60,7 +60,7 @@ def draw(
         if not (0 <= x < width and 0 <= y < height):
             raise UserError(f"point {x},{y} is outside {name}: x goes from 0 to {width - 1}, y from 0 to {height - 1}")
     models = model if isinstance(model, Mapping) else {"": model}
-    scenes = {name: _scene(model, pixels, path) for name, model in models.items()}
+    scenes = {name: observe(model, pixels, path) for name, model in models.items()}
     first = next(iter(scenes.values()))
     points = list(points) or spread_points(first.prediction)
     shown = {name: _views(scene, points, options) for name, scene in scenes.items()}
@@ -75,16 +75,27 @@ def draw(
     return paint(first, points, bands, title=title, note=note, options=options, predictions=predictions)
 
 
-def _scene(model: nn.Module, pixels: np.ndarray, path: Path | None) -> Scene:
+def observe(model: nn.Module, image: np.ndarray, path: Path | None = None) -> Scene:
+    """Run a segmentor on one image, and add the ground truth that lies beside its file.
+
+    Args:
+        model: As in :func:`draw`.
+        image: (h, w, 3) uint8, red green blue.
+        path: Its file.
+
+    Raises:
+        UserError: The ground truth is not of this image, or the model has no attention to show.
+    """
     beside = find_label(path) if path and _known(path, model) else None
-    return look(model, pixels, label=_checked(beside, pixels, _palette(model)) if beside else None)
-
-
-def _views(scene: Scene, points: Sequence[Point], options: Options) -> list[View]:
+    scene = look(model, image, label=_checked(beside, image, _palette(model)) if beside else None)
     if not scene.maps:
         raise UserError(
             "this model has no attention to show; add a decode head or a plugin of mmattn, as in configs/ccnet_r50.py"
         )
+    return scene
+
+
+def _views(scene: Scene, points: Sequence[Point], options: Options) -> list[View]:
     shown = views(options.choose(scene.maps), scene.queries(points), scene.palette.classes, scene.reach)
     for view in shown:
         if not all(np.isfinite(panel.values).all() for panel in view.panels):
