@@ -1,0 +1,182 @@
+"""Clocks: two functions in turn, what a call holds in a process of its own, and what it ran on."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+SHORT = 0.02  # seconds that one sample takes at least
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of single calls, one for each sample."""
+
+    samples: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle of the samples."""
+        return statistics.median(self.samples)
+
+
+def alternate(calls: Sequence[Callable[[], object]], repeat: int, device: str = "cpu") -> list[Times]:
+    """Time functions in turn, A B A B, so that what the machine does meanwhile hits all of them.
+
+    Args:
+        calls: They are called once each before anything counts.
+        repeat: Samples of each; short calls are repeated within a sample.
+        device: ``cuda`` times by events on the current stream.
+
+    Returns:
+        Times, in the order of ``calls``.
+    """
+    clock = _events if device.startswith("cuda") else _watch
+    counts = []
+    for call in calls:
+        call()
+        counts.append(max(1, round(SHORT / max(clock(call, 1), 1e-9))))
+    samples: list[list[float]] = [[] for _ in calls]
+    for _ in range(repeat):
+        for call, count, found in zip(calls, counts, samples, strict=True):
+            found.append(clock(call, count))
+    return [Times(tuple(found)) for found in samples]
+
+
+def _watch(call: Callable[[], object], count: int) -> float:
+    begin = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - begin) / count
+
+
+def _events(call: Callable[[], object], count: int) -> float:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(count):
+        call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1000 / count
+
+
+def replayed(call: Callable[[], object]) -> Callable[[], object]:
+    """A call as a CUDA graph, whose replay costs the kernels alone; the call itself where it cannot be recorded."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            call()
+    except RuntimeError:  # something in it waits for the GPU
+        torch.cuda.synchronize()
+        return call
+    return graph.replay
+
+
+def extra_memory(prepare: Callable[..., Callable[[], object]], *args: Any, device: str = "cpu") -> float | None:
+    """MiB that a call needs at its peak, beyond what was there before it.
+
+    On the CPU it is resident memory, measured in a process of its own, where nothing that ran before is left over; on
+    CUDA what the allocator hands out.
+
+    Args:
+        prepare: A function of a module: makes the call. What it allocates itself does not count.
+        args: Its arguments.
+        device: Where the call computes.
+
+    Returns:
+        The peak; None where the call did not come to its end, or where the system does not tell.
+    """
+    if device.startswith("cuda"):
+        return _allocated(prepare(*args))
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(sender, torch.get_num_threads(), prepare, args))
+    process.start()
+    sender.close()
+    try:
+        found = receiver.recv()
+    except EOFError:  # the system ended it, for want of memory most likely
+        found = None
+    process.join()
+    return found
+
+
+def _allocated(call: Callable[[], object]) -> float | None:
+    call()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / MIB
+
+
+def _child(sender: Connection, threads: int, prepare: Callable[..., Callable[[], object]], args: tuple) -> None:
+    torch.set_num_threads(threads)
+    _load_kernels()
+    call = prepare(*args)
+    before = _forget_peak()
+    call()
+    after = _status("VmHWM")
+    sender.send(None if before is None or after is None else max(0.0, (after - before) / 1024))
+
+
+def _load_kernels() -> None:
+    """Use what loads libraries and starts threads when it is first used."""
+    x = torch.randn(1, 16, 32, 32, requires_grad=True)
+    y = F.interpolate(F.conv2d(x, x.new_ones(16, 16, 1, 1)), scale_factor=2.0, mode="bilinear").flatten(2)
+    (y @ y.mT).softmax(dim=2).sum().backward()
+
+
+def _forget_peak() -> int | None:
+    """Set the peak of resident memory back to what is resident now; that, in KiB."""
+    resident = _status("VmRSS")
+    if resident is not None:
+        Path("/proc/self/clear_refs").write_text("5")
+    return resident
+
+
+def _status(field: str) -> int | None:
+    """A number of Linux' ``/proc/self/status``, KiB."""
+    path = Path("/proc/self/status")
+    if not path.is_file():
+        return None
+    return next(int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith(f"{field}:"))
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """What a measurement ran on, and when."""
+    found = {
+        "date": datetime.now().astimezone().isoformat(timespec="minutes"),
+        "cpu": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    return found | ({"gpu": torch.cuda.get_device_name(device)} if device.startswith("cuda") else {})
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )

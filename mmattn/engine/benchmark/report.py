@@ -1,0 +1,123 @@
+"""Rows of a benchmark, as a markdown table and as JSON."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mmattn.cli import UserError
+from mmattn.engine.benchmark.bars import BARS, Bar
+
+
+@dataclass(frozen=True)
+class Row:
+    """One item in one mode, mmseg's and ours.
+
+    Attributes:
+        item: What was measured.
+        mode: ``eval``, ``train`` or a variant.
+        size: Rows and columns of the map.
+        batch: Images.
+        dtype: Such as ``float32``.
+        theirs: Seconds of mmseg's, sample by sample.
+        ours: Seconds of ours.
+        theirs_mib: Peak of extra memory; None where it was not measured or the process ended.
+        ours_mib: Ours.
+        difference: Largest relative difference between both.
+        note: What the numbers do not say; with no times, why there are none.
+    """
+
+    item: str
+    mode: str
+    size: tuple[int, int]
+    batch: int = 1
+    dtype: str = "float32"
+    theirs: float | None = None
+    ours: float | None = None
+    theirs_mib: float | None = None
+    ours_mib: float | None = None
+    difference: float | None = None
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """mmseg's time over ours: above 1 we are faster."""
+        return self.theirs / self.ours if self.theirs and self.ours else None
+
+    @property
+    def bar(self) -> Bar | None:
+        """What was set out for, at this size, with one image, in float32."""
+        plain = self.batch == 1 and self.dtype == "float32"
+        return BARS.get((self.item, self.mode, self.size)) if plain else None
+
+
+def missed(row: Row) -> list[str]:
+    """The parts of its bar that a row does not reach; what was not measured is not judged."""
+    bar, found = row.bar, []
+    if bar is None:
+        return found
+    if bar.ratio and row.ratio is not None and row.ratio < bar.ratio:
+        found.append("time")
+    if bar.share and row.theirs_mib and row.ours_mib is not None and row.ours_mib > bar.share * row.theirs_mib:
+        found.append("memory")
+    if bar.mib and row.ours_mib is not None and row.ours_mib > bar.mib:
+        found.append("memory")
+    return found
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown, a line for each row, losses as plainly as wins."""
+    lines = [
+        "| item | mode | map | mmseg ms | ours ms | ratio | bar | mmseg MiB | ours MiB | |",
+        "|---|---|---|" + "---:|" * 6 + "---|",
+    ]
+    for row in rows:
+        cells = [row.item, row.mode, _size(row), _ms(row.theirs), _ms(row.ours)]
+        cells += [f"{row.ratio:.2f}x" if row.ratio else "-", _bar(row.bar), _mib(row.theirs_mib), _mib(row.ours_mib)]
+        short = missed(row)
+        cells.append(
+            "; ".join([*([f"misses the bar in {' and '.join(short)}"] if short else []), *filter(None, [row.note])])
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def save(path: Path, machine: dict[str, Any], command: str, rows: Sequence[Row]) -> None:
+    """Write a measurement as JSON.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    found = [
+        asdict(row) | {"ratio": row.ratio, "bar": row.bar and asdict(row.bar), "missed": missed(row)} for row in rows
+    ]
+    try:
+        path.write_text(json.dumps({"command": command, "machine": machine, "rows": found}, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _size(row: Row) -> str:
+    text = "x".join(map(str, row.size))
+    return (
+        text + (f", batch {row.batch}" if row.batch > 1 else "") + ("" if row.dtype == "float32" else f", {row.dtype}")
+    )
+
+
+def _ms(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return f"{1e3 * seconds:.{0 if seconds >= 0.1 else 1 if seconds >= 0.01 else 3}f}"
+
+
+def _mib(mib: float | None) -> str:
+    return "-" if mib is None else f"{mib:.0f}"
+
+
+def _bar(bar: Bar | None) -> str:
+    if bar is None:
+        return "-"
+    parts = [f"{bar.ratio:.2f}x" if bar.ratio else "", f"1/{1 / bar.share:.0f} MiB" if bar.share else ""]
+    parts.append(f"{bar.mib:.0f} MiB" if bar.mib else "")
+    return ", ".join(filter(None, parts))
