@@ -22,6 +22,7 @@ _LOCATIONS = {
     "DATASETS": ["mmattn.datasets.camvid"],
     "TRANSFORMS": ["mmattn.datasets.check_labels"],
     "METRICS": ["mmattn.evaluation.metrics"],
+    "HOOKS": ["mmattn.visualization.hook"],
 }
 
 for _name, _parent in vars(mmseg.registry).copy().items():
@@ -32,3 +33,4 @@ MODELS: Registry
 DATASETS: Registry
 TRANSFORMS: Registry
 METRICS: Registry
+HOOKS: Registry

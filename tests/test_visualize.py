@@ -2,16 +2,19 @@
 
 import importlib.util
 import itertools
+import logging
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.visualization import Visualizer
 from mmseg.apis import inference_model
 
 from mmattn.capture import Captured
@@ -29,6 +32,7 @@ from mmattn.layers.records import (
     Record,
     Regions,
 )
+from mmattn.registry import HOOKS
 from mmattn.visualization import (
     Bars,
     Matrix,
@@ -501,6 +505,50 @@ def test_broken_weights_are_named(tmp_path: Path, photo: Path) -> None:
     torch.nn.init.constant_(model.decode_head.cca.query_conv.weight, float("nan"))
     with pytest.raises(UserError, match=r"attention at decode_head.cca.tap is not finite"):
         draw(model, photo)
+
+
+# the hook
+
+
+@pytest.fixture
+def training(tmp_path: Path, model: torch.nn.Module) -> SimpleNamespace:
+    """As much of a runner as the hook looks at."""
+    paths = [write_image(tmp_path / f"{name}.png", (20, 30, 3)) for name in "ab"]
+    dataset = SimpleNamespace(metainfo={"classes": CITYSCAPES.classes, "palette": CITYSCAPES.colours})
+    listed = type("Listed", (list,), vars(dataset) | {"get_data_info": lambda self, i: {"img_path": str(self[i])}})
+    visualizer = Visualizer(vis_backends=[{"type": "LocalVisBackend"}], save_dir=str(tmp_path / "run"))
+    return SimpleNamespace(
+        model=model.train(),
+        cfg=model.cfg,
+        val_dataloader=SimpleNamespace(dataset=listed(paths)),
+        visualizer=visualizer,
+        iter=0,
+        logger=logging.getLogger("hook"),
+    )
+
+
+def test_the_hook_draws_at_the_start_and_after_validations(training: SimpleNamespace, tmp_path: Path) -> None:
+    hook = HOOKS.build({"type": "mmattn.DrawAttention", "images": [1], "interval": 2, "points": [[3, 4]], "dpi": 40})
+    for step in range(5):
+        training.iter = step
+        hook.after_val_epoch(training) if step else hook.before_train(training)
+    assert training.model.training, "as it was"
+    written = sorted((tmp_path / "run").rglob("*.png"))
+    assert [path.name for path in written] == [f"attention_b_{step}.png" for step in (0, 2, 4)]
+    assert cv2.imread(str(written[0])).shape[1] == 12 * 40
+
+
+def test_the_hook_says_at_the_start_what_is_wrong_and_later_goes_on(
+    training: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(UserError, match="no image 2, val_dataloader has 2 from 0 on"):
+        HOOKS.build({"type": "mmattn.DrawAttention", "images": [2]}).before_train(training)
+    hook = HOOKS.build({"type": "mmattn.DrawAttention", "layer": "neck"})
+    with pytest.raises(UserError, match="no attention at neck"):
+        hook.before_train(training)
+    hook.after_val_epoch(training)
+    assert "no figure of the attention: no attention at neck" in caplog.text
+    assert training.model.training
 
 
 # the tool
