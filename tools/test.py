@@ -10,6 +10,7 @@ from mmattn.cli import UserError, run
 EXAMPLES = """examples:
   python tools/test.py configs/ccnet_r50.py work_dirs/ccnet_r50/iter_40000.pth
   python tools/test.py CONFIG CHECKPOINT --out predictions                        palette PNGs
+  python tools/test.py CONFIG CHECKPOINT --fast                                   the same predictions, sooner
   python tools/test.py CONFIG CHECKPOINT --cfg-options model.test_cfg.mode=slide  sliding window
   python tools/test.py CONFIG CHECKPOINT --out server --out-format labelids --format-only --cfg-options \\
       test_dataloader.dataset.data_prefix.img_path=leftImg8bit/test               for the Cityscapes server"""
@@ -32,6 +33,7 @@ def parse_args() -> argparse.Namespace:
         help="what they hold: class indices with the palette, or label ids for the Cityscapes server",
     )
     parser.add_argument("--format-only", action="store_true", help="write predictions; read no labels, score nothing")
+    parser.add_argument("--fast", action="store_true", help="folded batch norms, channels_last, bfloat16 where it pays")
     parser.add_argument("--tta", action="store_true", help="average over scales and flips (test-time augmentation)")
     parser.add_argument("--show", action="store_true", help="show each prediction in a window")
     parser.add_argument("--show-dir", help="folder for pictures of label and prediction over the image")
@@ -68,6 +70,7 @@ def main() -> None:
         cfg,
         args.checkpoint,
         tta=args.tta,
+        fast=args.fast,
         out=args.out,
         values=args.out_format,
         format_only=args.format_only,

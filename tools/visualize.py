@@ -64,9 +64,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--layer", default="", help="only attention in this part of the model, such as decode_head")
     parser.add_argument("--mechanism", default="", help="only maps of this mechanism, such as CrissCross")
     parser.add_argument("--head", type=int, help="only this head, from 0 (default: the mean of all)")
-    parser.add_argument(
-        "--saliency", action="store_true", help="also what stands out by itself (Itti et al. 1998)"
-    )
+    parser.add_argument("--saliency", action="store_true", help="also what stands out by itself (Itti et al. 1998)")
     parser.add_argument("--alpha", type=within(0, 1), default=0.95, help="opacity of the maps, 0 to 1 (default: 0.95)")
     parser.add_argument(
         "--clip", type=within(0, 100), default=99.5, help="percentile at which the colours end (default: 99.5)"
@@ -77,6 +75,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--out-dir", type=Path, help="where the figures go (default: visualize/ beside the checkpoint)")
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
+    parser.add_argument("--fast", action="store_true", help="the fastest setting with the same predictions")
     parser.add_argument("--base", nargs="+", default=[], help="files of configs/_base_ to lay over the config")
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override the config")
     return parser.parse_args(argv)
@@ -88,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     stack.check()
     from mmattn.engine.config import build_model, load_config
+    from mmattn.engine.fast import quicken
     from mmattn.visualization import Options, album, find_images
 
     images = find_images(args.images)
@@ -98,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         name: build_model(load_config(config, args.cfg_options, args.base), checkpoint, device)
         for name, (config, checkpoint) in zip(album.names_of(used), used, strict=True)
     }
+    for model in models.values() if args.fast else ():
+        quicken(model)
     album.fill(
         models,
         images,

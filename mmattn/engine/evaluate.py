@@ -23,6 +23,7 @@ from mmattn.datasets import sample
 from mmattn.engine import config
 from mmattn.engine.config import clear_registry_errors, datasets, walk, without_pretrained
 from mmattn.engine.datacheck import CITYSCAPES, check_data
+from mmattn.engine.fast import quicken
 from mmattn.engine.quiet import QuietRunner
 from mmattn.engine.weights import load_weights, read_checkpoint
 from mmattn.evaluation.metrics import IoUMetric
@@ -79,6 +80,7 @@ def evaluate(
     checkpoint: str,
     *,
     tta: bool = False,
+    fast: bool = False,
     out: Path | None = None,
     values: str = "palette",
     format_only: bool = False,
@@ -90,6 +92,7 @@ def evaluate(
         cfg: As of :func:`prepare`; used up.
         checkpoint: File or URL.
         tta: Average over the scales and flips of the config's ``tta_pipeline``.
+        fast: Predict in the setting of :func:`mmattn.engine.fast.quicken`, which ``metrics.json`` names.
         out: Folder for the predictions, one PNG for each image.
         values: What they hold, ``"palette"`` or ``"labelids"``; see ``SavePredictions``.
         format_only: Write predictions and read no labels.
@@ -123,7 +126,10 @@ def evaluate(
         runner = QuietRunner.from_cfg(Config(cfg._cfg_dict))  # nameless: the config that the training wrote stays
         runner.speak(every=math.ceil(len(runner.test_dataloader) / LINES))
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        load_weights(model.module if tta else model, checkpoint)
+        model = model.module if tta else model
+        load_weights(model, checkpoint)
+        if fast:
+            inference["fast"] = quicken(model)
         dataset = runner.test_dataloader.dataset
         if out:
             _expect_different_names(dataset)
