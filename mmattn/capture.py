@@ -63,20 +63,23 @@ def capture(model: nn.Module) -> Iterator[list[Captured]]:
         stack.callback(handle.remove)
         for name, module in model.named_modules():
             if isinstance(module, AttentionTap):
-                listener = partial(note, name, _mechanism(model, name), module.kind)
+                mechanism = type(model.get_submodule(owner(model, name))).__name__
+                listener = partial(note, name, mechanism, module.kind)
                 module.listeners.append(listener)
                 stack.callback(module.listeners.remove, listener)
         yield maps
 
 
-def _mechanism(model: nn.Module, name: str) -> str:
-    owner = model.get_submodule(name.rpartition(".")[0])
-    place, known = name, tuple(entry.cls for entry in entries())
-    while place:
-        place = place.rpartition(".")[0]
-        if isinstance(module := model.get_submodule(place), known):
-            return type(module).__name__
-    return type(owner).__name__
+def owner(model: nn.Module, name: str) -> str:
+    """Dotted place of the catalogue's mechanism that a tap is in, else of the module that owns the tap.
+
+    Args:
+        model: Any module.
+        name: Dotted place of the tap.
+    """
+    place, known = name.rpartition(".")[0], tuple(entry.cls for entry in entries())
+    inside = [".".join(place.split(".")[:depth]) for depth in range(len(place.split(".")), 0, -1)] + [""]
+    return next((p for p in inside if isinstance(model.get_submodule(p), known)), place)
 
 
 def _detached(record: Record) -> Record:
