@@ -17,6 +17,7 @@ setup(
     description="Attention mechanisms for semantic segmentation, used like MMSegmentation",
     license="Apache-2.0",
     packages=find_packages(include=["mmattn", "mmattn.*"]),
+    package_data={"mmattn.visualization.explorer": ["*.html", "*.css", "*.js"]},
     python_requires=">=3.11,<3.14",
     install_requires=["torch>=2.6", "numpy>=1.26"],
     extras_require={
@@ -28,6 +29,6 @@ setup(
             "matplotlib>=3.5",
             "pillow>=9.1",
         ],
-        "test": ["pytest>=8", "ruff>=0.12", "cityscapesScripts>=2.2.4"],
+        "test": ["pytest>=8", "ruff>=0.12", "cityscapesScripts>=2.2.4", "selenium>=4.20"],
     },
 )

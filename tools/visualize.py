@@ -13,6 +13,7 @@ EXAMPLES = """examples:
   python tools/visualize.py CONFIG CHECKPOINT data/cityscapes/leftImg8bit/val/frankfurt --out-dir pictures
   python tools/visualize.py CONFIG CHECKPOINT "photos/**/*.jpg" --device cuda:0 --suffix .pdf
   python tools/visualize.py CONFIG CHECKPOINT street.png --compare OTHER_CONFIG OTHER_CHECKPOINT --saliency
+  python tools/visualize.py CONFIG CHECKPOINT street.png --html street.html
 
 Where the config's namesake lies beside the checkpoint, as training leaves it there, that one is used."""
 
@@ -73,6 +74,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--suffix", choices=(".png", ".pdf", ".svg"), default=".png", help="format of the figures (default: .png)"
     )
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="OUT.html",
+        help="instead of figures one page that shows the attention of any pixel",
+    )
     parser.add_argument("--out-dir", type=Path, help="where the figures go (default: visualize/ beside the checkpoint)")
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
     parser.add_argument("--fast", action="store_true", help="the fastest setting with the same predictions")
@@ -88,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     stack.check()
     from mmattn.engine.config import build_model, load_config
     from mmattn.engine.fast import quicken
-    from mmattn.visualization import Options, album, find_images
+    from mmattn.visualization import Options, album, explorer, find_images
 
     images = find_images(args.images)
     device = album.device_of(args.device)
@@ -100,6 +107,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     for model in models.values() if args.fast else ():
         quicken(model)
+    options = Options(args.layer, args.mechanism, args.head, args.saliency, args.alpha, args.clip, args.log)
+    if args.html:
+        explorer.gather(models, images, args.html, args.point, options)
+        return
     album.fill(
         models,
         images,
@@ -107,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         suffix=args.suffix,
         points=args.point,
         note=", ".join([used[0][0].stem, Path(args.checkpoint).name]) if len(models) == 1 else ", ".join(models),
-        options=Options(args.layer, args.mechanism, args.head, args.saliency, args.alpha, args.clip, args.log),
+        options=options,
     )
 
 
