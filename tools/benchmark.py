@@ -37,11 +37,17 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
     peers = commands.add_parser("peers", parents=[shared], help="module by module, mmseg's and ours")
     peers.add_argument("items", nargs="*", metavar="ITEM", help="such as pam or loss (default: all)")
-    peers.add_argument("--size", type=size, default=(64, 128), help="rows x columns of the map (default: 64x128)")
+    peers.add_argument(
+        "--size",
+        type=size,
+        nargs="+",
+        default=[],
+        help="rows x columns of the map, an eighth of the image's (default: where the item has a bar)",
+    )
     peers.add_argument("--batch", type=int, default=1, help="images (default: %(default)s)")
     peers.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of autocast")
     peers.add_argument("--device", default="cpu", help="such as cuda (default: %(default)s)")
-    peers.add_argument("--mode", choices=("eval", "train"), nargs="+", default=["eval", "train"])
+    peers.add_argument("--mode", choices=("eval", "train", "load"), nargs="+", default=[], help="(default: all)")
     peers.add_argument("--no-memory", dest="memory", action="store_false", help="time alone, which is quicker")
     return parser.parse_args(argv)
 
@@ -60,8 +66,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     typed = shlex.join(["python", "tools/benchmark.py", *(sys.argv[1:] if argv is None else argv)])
     machine = measure.machine(args.device)
-    setting = Setting(args.size, args.batch, getattr(torch, args.dtype), args.device)
-    rows = list(peers.compare(args.items, setting, modes=args.mode, repeat=args.repeat, memory=args.memory))
+    setting = Setting(batch=args.batch, dtype=getattr(torch, args.dtype), device=args.device)
+    found = peers.compare(args.items, setting, sizes=args.size, modes=args.mode, repeat=args.repeat, memory=args.memory)
+    rows = list(found)
     print(f"{typed}\n{', '.join(f'{key} {value}' for key, value in machine.items())}\n\n{report.table(rows)}")
     if args.json:
         report.save(args.json, machine, typed, rows)

@@ -3,23 +3,39 @@
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from mmattn.cli import UserError
-from mmattn.engine.benchmark.measure import alternate, extra_memory
+from mmattn.engine.benchmark import stages
+from mmattn.engine.benchmark.bars import BARS, MAP
+from mmattn.engine.benchmark.measure import MIB, alternate, extra_memory
 from mmattn.engine.benchmark.pairs import MODULES, DifferentError, Pair, Setting, check, module_pair
 from mmattn.engine.benchmark.report import Row
 
 T = TypeVar("T")
-ITEMS: dict[str, Callable[[Setting], Pair]] = {item: partial(module_pair, item) for item in MODULES}
+ITEMS: dict[str, Callable[[Setting], Pair]] = {
+    **{item: partial(module_pair, item) for item in MODULES},
+    "upsample_argmax": stages.upsample_argmax,
+    "iou": stages.iou,
+    "loss": stages.loss,
+    "loading_png": stages.loading,
+    "loading_cache": partial(stages.loading, cached=True),
+}
+# maps of all pairs of positions that mmseg's module holds, by mode
+HELD = {"pam": {"eval": 2, "train": 3}, "non_local": {"eval": 2, "train": 3}}
 
 
 def compare(
     items: Sequence[str],
     setting: Setting,
     *,
-    modes: Sequence[str] = ("eval", "train"),
+    sizes: Sequence[tuple[int, int]] = (),
+    modes: Sequence[str] = (),
     repeat: int = 7,
     memory: bool = True,
 ) -> Iterator[Row]:
@@ -29,13 +45,14 @@ def compare(
 
     Args:
         items: Names of :data:`ITEMS`; all when empty.
-        setting: Size, batch, precision, device.
-        modes: Of ``eval`` and ``train``, those to measure.
+        setting: Batch, precision, device.
+        sizes: Maps to measure at; where empty, those that the bars of each item name.
+        modes: Of ``eval``, ``train`` and ``load``, those to measure; all when empty.
         repeat: Samples of each side.
         memory: Measure the peak of extra memory as well, in a process for each number.
 
     Yields:
-        A row for each item and mode.
+        A row for each item, size and mode.
 
     Raises:
         UserError: There is no such item.
@@ -43,30 +60,45 @@ def compare(
     for item in items:
         if item not in ITEMS:
             raise UserError(f"there is no item {item!r}; there are {', '.join(ITEMS)}")
-    for item in told(list(items or ITEMS)):
-        pair = ITEMS[item](setting)
+    jobs = [(item, size) for item in items or ITEMS for size in sizes or sizes_of(item)]
+    for item, size in told(jobs, lambda job: f"{job[0]} at {job[1][0]}x{job[1][1]}"):
+        placed = replace(setting, size=size)
+        try:
+            pair = ITEMS[item](placed)
+        except UserError as error:  # something that it needs is not installed
+            yield Row(item, "-", size, note=f"not measured: {error}")
+            continue
         for mode in pair.modes:
-            if mode in modes:
-                yield measure(item, pair, mode, setting, repeat, memory)
+            if not modes or mode in modes:
+                yield measure(item, pair, mode, placed, repeat, memory)
+
+
+def sizes_of(item: str) -> list[tuple[int, int]]:
+    """Maps that the bars of an item name, the small one where they name none."""
+    return sorted({size for name, _, size in BARS if name == item}) or [MAP]
 
 
 def measure(item: str, pair: Pair, mode: str, setting: Setting, repeat: int, memory: bool) -> Row:
     """One row of :func:`compare`."""
     train = mode == "train"
-    known = {"item": item, "mode": mode, "size": setting.size, "batch": setting.batch}
-    known["dtype"] = str(setting.dtype).removeprefix("torch.")
-    try:
-        difference = check(pair, train, setting)
-    except DifferentError as error:
-        return Row(**known, note=f"not timed, as ours differs: {error}")
-    calls = [partial(side.step, pair.inputs, train, setting) for side in (pair.theirs, pair.ours)]
-    theirs, ours = (times.median for times in alternate(calls, repeat, setting.device))
-    peaks: list[float | None] = [None, None]
+    row = Row(item, mode, setting.size, setting.batch, str(setting.dtype).removeprefix("torch."))
+    needed = _held(item, mode, setting)
+    sides = {"theirs": pair.theirs, "ours": pair.ours}
+    if needed > 0.8 * _free(setting.device):
+        del sides["theirs"]
+        row = replace(row, note=f"not compared: mmseg's needs {needed / 1024:.0f} GiB, which are not free here")
+    else:
+        try:
+            row = replace(row, difference=check(pair, train, setting))
+        except DifferentError as error:
+            return replace(row, note=f"not timed, as ours differs: {error}")
+    calls = [partial(side.step, pair.inputs, train, setting) for side in sides.values()]
+    times = alternate(calls, repeat, setting.device)
+    found = {name: time.median for name, time in zip(sides, times, strict=True)}
     if memory:
-        peaks = [
-            extra_memory(prepare, item, name, train, setting, device=setting.device) for name in ("theirs", "ours")
-        ]
-    return Row(**known, theirs=theirs, ours=ours, theirs_mib=peaks[0], ours_mib=peaks[1], difference=difference)
+        for name in sides:
+            found[f"{name}_mib"] = extra_memory(prepare, item, name, train, setting, device=setting.device)
+    return replace(row, **found)
 
 
 def prepare(item: str, side: str, train: bool, setting: Setting) -> Callable[[], object]:
@@ -75,11 +107,25 @@ def prepare(item: str, side: str, train: bool, setting: Setting) -> Callable[[],
     return partial(getattr(pair, side).step, pair.inputs, train, setting)
 
 
-def told(steps: Sequence[T]) -> Iterator[T]:
+def _held(item: str, mode: str, setting: Setting) -> float:
+    """MiB of the maps between all positions that mmseg's module holds."""
+    h, w = setting.size
+    return HELD.get(item, {}).get(mode, 0) * 4 * setting.batch * (h * w) ** 2 / MIB
+
+
+def _free(device: str) -> float:
+    """MiB that can be had."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0] / MIB
+    path = Path("/proc/meminfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable")), float("inf"))
+
+
+def told(steps: Sequence[T], name: Callable[[T], str] = str) -> Iterator[T]:
     """Pass steps on, telling on stderr which one it is and how long the rest will take."""
     begin = time.monotonic()
     for done, step in enumerate(steps):
-        left = (time.monotonic() - begin) / done * (len(steps) - done) if done else None
-        rest = "" if left is None else f", {left:.0f} s left"
-        print(f"[{done + 1}/{len(steps)}] {step}{rest}", file=sys.stderr, flush=True)
+        left = f", about {(time.monotonic() - begin) / done * (len(steps) - done):.0f} s left" if done else ""
+        print(f"[{done + 1}/{len(steps)}] {name(step)}{left}", file=sys.stderr, flush=True)
         yield step
