@@ -117,11 +117,7 @@ def _carry(plane: Tensor, hop: CrissCross) -> Tensor:
     out = torch.zeros_like(plane)
     chunk = max(1, 2**23 // ((h + w) * hop.q.shape[1]))
     for ys, xs in zip(*(at.split(chunk) for at in plane.sum((0, 1)).nonzero(as_tuple=True)), strict=True):
-        q = hop.q[:, :, ys, xs].to(plane.dtype)  # (b, d, r)
-        column = torch.einsum("bdr,bdir->bri", q, hop.k[:, :, :, xs].to(plane.dtype))  # (b, r, h)
-        column[:, torch.arange(len(ys), device=ys.device), ys] = float("-inf")  # r itself counts once, in its row
-        line = torch.einsum("bdr,bdrj->brj", q, hop.k[:, :, ys].to(plane.dtype))  # (b, r, w)
-        attn = torch.cat([column, line], dim=2).softmax(2) * plane[:, 0, ys, xs, None]  # (b, r, h + w)
+        attn = hop.weights(ys, xs) * plane[:, 0, ys, xs, None]  # (b, r, h + w)
         out[:, 0].transpose(1, 2).index_add_(1, xs, attn[..., :h])
         out[:, 0].index_add_(1, ys, attn[..., h:])
     return out

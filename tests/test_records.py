@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmattn.layers import records
 from mmattn.layers.records import (
     Additive,
     ChannelPairwise,
@@ -28,8 +29,9 @@ def rand(*shape: int) -> Tensor:
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _seed(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    monkeypatch.setattr(records, "CHUNK", 4)  # more than one, and a rest
 
 
 def positions(h: int, w: int) -> list[tuple[int, int]]:
@@ -37,8 +39,12 @@ def positions(h: int, w: int) -> list[tuple[int, int]]:
 
 
 def rows(record: Record) -> Tensor:
-    """All rows of a record, (b, heads, n, h', w')."""
-    return torch.stack([record.row(y, x) for y, x in positions(*record.size)], dim=2)
+    """All rows of a record, (b, heads, n, h', w'), the same one by one, in any order and in their mean."""
+    found = torch.stack([record.row(y, x) for y, x in positions(*record.size)], dim=2)
+    order = torch.randperm(found.shape[2])
+    torch.testing.assert_close(record.rows(order // record.size[1], order % record.size[1]), found[:, :, order])
+    torch.testing.assert_close(record.received(), found.mean(2))
+    return found
 
 
 def assert_sums_to_one(dense: Tensor) -> None:
@@ -140,6 +146,7 @@ def test_point_wise_masks_of_every_size(mask_size: tuple[int, int], direction: s
         if normalised:
             expected = torch.tensor(softmax(expected.flatten().tolist()), dtype=torch.float64).view(h, w)
         torch.testing.assert_close(record.row(y, x)[b, 0], expected)
+    rows(record)
 
 
 @pytest.mark.parametrize("direction", ["collect", "distribute"])
@@ -154,6 +161,7 @@ def test_compact_point_wise_has_one_logit_for_each_pair(direction: str) -> None:
         ]
         expected = torch.tensor(softmax(values), dtype=torch.float64).view(h, w)
         torch.testing.assert_close(record.row(y, x)[b, 0], expected)
+    rows(record)
 
 
 def test_channel_pairwise_is_a_softmax_over_channels() -> None:
@@ -172,8 +180,15 @@ def test_gates_are_shown_as_they_are() -> None:
     record = Gate("spatial", value)
     assert record.size == (3, 4)
     assert torch.equal(record.gate(), value)
-    with pytest.raises(TypeError, match="no rows"):
-        record.row(0, 0)
+    for ask, message in (
+        (lambda: record.row(0, 0), "no rows"),
+        (record.received, "no rows"),
+        (record.regions, "no reg"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            ask()
+    with pytest.raises(TypeError, match="is no gate"):
+        CrissCross(value, value).gate()
 
 
 def test_half_precision_factors_give_float32_maps() -> None:

@@ -153,25 +153,21 @@ def _measure(report: Report, queries: int, generator: torch.Generator, maps: Seq
                 layer.note_gate(gate)
                 layer.note(saliency=attention.correlation(gate.mean(0), seen.saliency))
             elif m.kind != "channel_pairwise":
-                _measure_rows(layer, m.record.size, m.record.row, queries, generator, seen)
+                at = attention.pick(m.record.size, queries, generator)  # (queries, 2)
+                rows = m.record.rows(*at.T)[0].transpose(0, 1)  # (queries, heads, h', w')
+                _measure_rows(layer, rows, (at + 0.5) / torch.tensor(m.record.size), seen)
         if len(steps) > 1 and isinstance(steps[0].record, CrissCross):
             hops = [m.record for m in steps]
             layer = report.layers.setdefault(f"{place}, together", Layer(place, steps[0].mechanism, steps[0].kind))
             layer.images += 1
-            _measure_rows(layer, hops[0].size, partial(compose, hops), queries, generator, seen)
+            at = attention.pick(hops[0].size, queries, generator)
+            rows = torch.stack([compose(hops, y, x)[0] for y, x in at.tolist()])  # (queries, 1, h, w)
+            _measure_rows(layer, rows, (at + 0.5) / torch.tensor(hops[0].size), seen)
 
 
-def _measure_rows(
-    layer: Layer,
-    size: tuple[int, int],
-    row: Callable[[int, int], Tensor],
-    queries: int,
-    generator: torch.Generator,
-    seen: _Seen,
-) -> None:
-    cells = attention.pick(size, queries, generator)
-    rows = attention.shares(torch.stack([row(y, x)[0] for y, x in cells]).cpu())  # (queries, heads, h', w')
-    at = (torch.tensor(cells) + 0.5) / torch.tensor(size)  # (queries, 2)
+def _measure_rows(layer: Layer, rows: Tensor, at: Tensor, seen: _Seen) -> None:
+    """Of the rows (queries, heads, h', w') of queries at the places (queries, 2), in fractions of the map."""
+    rows = attention.shares(rows.cpu())
     tall, wide = seen.label.shape
     layer.note(
         entropy=attention.entropy(rows),

@@ -9,7 +9,6 @@ Source  Query dependence: Cao et al., GCNet, ICCV Workshops 2019, section 3.1, w
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -161,7 +160,7 @@ class Layer:
         return torch.cat(self.values[name])
 
 
-def pick(size: Sequence[int], count: int, generator: torch.Generator) -> list[tuple[int, int]]:
-    """Different cells of a grid (h, w), as many as asked for or all, at random."""
-    h, w = size
-    return [divmod(i, w) for i in torch.randperm(h * w, generator=generator)[:count].tolist()]
+def pick(size: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
+    """Different cells of a grid (h, w), as many as asked for or all, at random: (cells, 2), rows and columns."""
+    at = torch.randperm(size[0] * size[1], generator=generator)[:count]
+    return torch.stack([at // size[1], at % size[1]], dim=1)

@@ -2,8 +2,9 @@
 
 Every record has ``kind`` and ``size``, the (h, w) grid of its queries. Those that relate positions have
 ``row(y, x)``: what the query position attends to, (b, heads, h', w') over the grid of keys, summing to 1 wherever the
-mechanism takes a softmax. No record holds an N x N matrix. Factors are kept as the mechanism had them; maps are float32
-or wider. Positions are (row, column), counted from the upper left.
+mechanism takes a softmax; and ``received()``, the mean of all rows. Others have ``gate()``, ``regions()`` or
+``channels()``. No record holds an N x N matrix. Factors are kept as the mechanism had them; maps are float32 or wider.
+Positions are (row, column), counted from the upper left.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+
+#: Rows of one map that are in memory at a time.
+CHUNK = 256
 
 
 def wide(x: Tensor) -> Tensor:
@@ -39,13 +43,54 @@ class Record:
             TypeError: The mechanism does not relate positions.
             IndexError: (y, x) is outside the grid.
         """
-        raise TypeError(f"a {self.kind} map has no rows: it does not relate positions")
-
-    def _index(self, y: int, x: int) -> int:
         h, w = self.size
         if not (0 <= y < h and 0 <= x < w):
             raise IndexError(f"position ({y}, {x}) is outside the {h} x {w} grid")
-        return y * w + x
+        return self.rows(torch.tensor([y]), torch.tensor([x]))[:, :, 0]
+
+    def rows(self, ys: Tensor, xs: Tensor) -> Tensor:
+        """What several positions attend to.
+
+        Args:
+            ys: (queries,) rows of the positions.
+            xs: (queries,) their columns.
+
+        Returns:
+            (b, heads, queries, h', w').
+
+        Raises:
+            TypeError: The mechanism does not relate positions.
+        """
+        raise TypeError(f"a {self.kind} map has no rows: it does not relate positions")
+
+    def received(self) -> Tensor:
+        """How much each position is attended to: the mean of all rows, some of them in memory at a time.
+
+        Returns:
+            (b, heads, h', w').
+
+        Raises:
+            TypeError: The mechanism does not relate positions.
+        """
+        h, w = self.size
+        chunks = torch.arange(h * w).split(CHUNK)
+        return sum(self.rows(at // w, at % w).sum(2) for at in chunks) / (h * w)
+
+    def gate(self) -> Tensor:
+        """What multiplies, (b, c or 1, h or 1, w or 1).
+
+        Raises:
+            TypeError: The mechanism does not multiply.
+        """
+        raise TypeError(f"a {self.kind} map is no gate")
+
+    def regions(self) -> Tensor:
+        """What each region is gathered from, (b, regions, h', w').
+
+        Raises:
+            TypeError: The mechanism has no regions.
+        """
+        raise TypeError(f"a {self.kind} map has no regions")
 
 
 @dataclass(frozen=True)
@@ -60,7 +105,6 @@ class Gate(Record):
         return tuple(self.value.shape[-2:])
 
     def gate(self) -> Tensor:
-        """The gate, (b, c or 1, h or 1, w or 1)."""
         return wide(self.value)
 
 
@@ -81,14 +125,14 @@ class Pairwise(Record):
     key_size: tuple[int, int]
     softmax: bool = True
 
-    def weights(self, y: int, x: int) -> Tensor:
-        """The row over the keys as the mechanism has them, (b, heads, m)."""
-        q = wide(self.q[:, :, self._index(y, x)])  # (b, heads, d)
-        logits = torch.einsum("bhd,bhmd->bhm", q, wide(self.k)) * self.scale
+    def weights(self, ys: Tensor, xs: Tensor) -> Tensor:
+        """The rows over the keys as the mechanism has them, (b, heads, queries, m)."""
+        q = wide(self.q[:, :, ys * self.size[1] + xs])  # (b, heads, queries, d)
+        logits = q @ wide(self.k).mT * self.scale
         return logits.softmax(-1) if self.softmax else logits
 
-    def row(self, y: int, x: int) -> Tensor:
-        return self.weights(y, x).unflatten(-1, self.key_size)
+    def rows(self, ys: Tensor, xs: Tensor) -> Tensor:
+        return self.weights(ys, xs).unflatten(-1, self.key_size)
 
 
 @dataclass(frozen=True)
@@ -101,9 +145,9 @@ class Additive(Record):
     size: tuple[int, int]
     key_size: tuple[int, int]
 
-    def row(self, y: int, x: int) -> Tensor:
-        a = wide(self.a[:, self._index(y, x)])  # (b,)
-        weights = (a[:, None] + wide(self.b)).relu() / self.b.shape[1]  # (b, m)
+    def rows(self, ys: Tensor, xs: Tensor) -> Tensor:
+        a = wide(self.a[:, ys * self.size[1] + xs])  # (b, queries)
+        weights = (a[:, :, None] + wide(self.b)[:, None]).relu() / self.b.shape[1]  # (b, queries, m)
         return weights[:, None].unflatten(-1, self.key_size)
 
 
@@ -111,7 +155,7 @@ class Additive(Record):
 class Pyramid(Pairwise):
     """Attention to the pooled cells of a pyramid. k is (b, heads, sum of s * s, d), fine cells after coarse ones.
 
-    ``row`` spreads each cell's weight evenly over the pixels it averages. As the cell's value is the mean of its
+    A row spreads each cell's weight evenly over the pixels it averages. As the cell's value is the mean of its
     pixels, this is exactly what each pixel contributes.
 
     Attributes:
@@ -120,13 +164,13 @@ class Pyramid(Pairwise):
 
     scales: tuple[int, ...] = ()
 
-    def row(self, y: int, x: int) -> Tensor:
-        weights, (h, w) = self.weights(y, x), self.key_size
-        plane = weights.new_zeros(*weights.shape[:2], h, w)
+    def rows(self, ys: Tensor, xs: Tensor) -> Tensor:
+        weights, (h, w) = self.weights(ys, xs), self.key_size
+        plane = weights.new_zeros(*weights.shape[:3], h, w)
         for s, cells in zip(self.scales, weights.split([s * s for s in self.scales], dim=-1), strict=True):
-            rows = _cells(h, s, weights)  # (s, h), each row sums to 1
-            columns = _cells(w, s, weights)  # (s, w)
-            plane += torch.einsum("bhij,iy,jx->bhyx", cells.unflatten(-1, (s, s)), rows, columns)
+            tall = _cells(h, s, weights)  # (s, h), each row sums to 1
+            across = _cells(w, s, weights)  # (s, w)
+            plane += tall.mT @ cells.unflatten(-1, (s, s)) @ across
         return plane
 
 
@@ -150,17 +194,20 @@ class CrissCross(Record):
     def size(self) -> tuple[int, int]:
         return tuple(self.q.shape[-2:])
 
-    def row(self, y: int, x: int) -> Tensor:
-        self._index(y, x)
-        q, k = wide(self.q[:, :, y, x]), wide(self.k)
-        column = torch.einsum("bd,bdi->bi", q, k[:, :, :, x])  # (b, h)
-        column[:, y] = float("-inf")  # the query itself counts once, in its row
-        line = torch.einsum("bd,bdj->bj", q, k[:, :, y])  # (b, w)
-        attn = torch.cat([column, line], dim=1).softmax(1)
-        plane = attn.new_zeros(len(attn), 1, *self.size)
-        plane[:, 0, :, x] = attn[:, : self.size[0]]
-        plane[:, 0, y] += attn[:, self.size[0] :]
-        return plane
+    def weights(self, ys: Tensor, xs: Tensor) -> Tensor:
+        """Over the column, from the top, and then over the row, (b, queries, h + w); the query counts in its row."""
+        q, k = wide(self.q[:, :, ys, xs]), wide(self.k)  # (b, d, queries), (b, d, h, w)
+        column = torch.einsum("bdr,bdir->bri", q, k[:, :, :, xs])  # (b, queries, h)
+        column[:, torch.arange(len(ys), device=ys.device), ys] = float("-inf")
+        line = torch.einsum("bdr,bdrj->brj", q, k[:, :, ys])  # (b, queries, w)
+        return torch.cat([column, line], dim=2).softmax(2)
+
+    def rows(self, ys: Tensor, xs: Tensor) -> Tensor:
+        attn, (h, w), query = self.weights(ys, xs), self.size, torch.arange(len(ys))
+        plane = attn.new_zeros(len(attn), len(ys), h, w)
+        plane[:, query, :, xs] = attn[..., :h].transpose(0, 1)
+        plane[:, query, ys] += attn[..., h:]
+        return plane[:, None]
 
 
 @dataclass(frozen=True)
@@ -197,17 +244,15 @@ class Regions(Record):
         return tuple(self.q.shape[-2:])
 
     def regions(self) -> Tensor:
-        """(b, regions, h', w'): what each region is gathered from."""
         return wide(self.soft)
 
     def weights(self) -> Tensor:
         """(b, regions, h, w): how much each pixel attends to each region; sums to 1 over regions."""
         return (torch.einsum("bdyx,bdr->bryx", wide(self.q), wide(self.k)) * self.scale).softmax(1)
 
-    def row(self, y: int, x: int) -> Tensor:
-        self._index(y, x)
-        logits = torch.einsum("bd,bdr->br", wide(self.q[:, :, y, x]), wide(self.k)) * self.scale
-        return torch.einsum("br,bryx->byx", logits.softmax(1), self.regions())[:, None]
+    def rows(self, ys: Tensor, xs: Tensor) -> Tensor:
+        logits = torch.einsum("bdq,bdr->brq", wide(self.q[:, :, ys, xs]), wide(self.k)) * self.scale
+        return torch.einsum("brq,bryx->bqyx", logits.softmax(1), self.regions())[:, None]
 
 
 @dataclass(frozen=True)
@@ -232,21 +277,22 @@ class PointWise(Record):
     def size(self) -> tuple[int, int]:
         return tuple(self.logits.shape[-2:])
 
-    def row(self, y: int, x: int) -> Tensor:
-        at, (h, w) = self._index(y, x), self.size
-        logits = wide(self.logits)
+    def rows(self, ys: Tensor, xs: Tensor) -> Tensor:
+        (h, w), logits = self.size, wide(self.logits)
         if self.mask_size is None:
-            flat = logits.flatten(2)  # (b, h * w, h * w)
-            weights = (flat[:, :, at] if self.direction == "collect" else flat[:, at]).unflatten(1, (h, w))
+            flat, at = logits.flatten(2), ys * w + xs  # (b, h * w, h * w)
+            weights = flat[:, :, at].mT if self.direction == "collect" else flat[:, at]  # (b, queries, h * w)
         else:
             mh, mw = self.mask_size
             toward = 1 if self.direction == "collect" else -1
-            dy = (torch.arange(h, device=logits.device) - y)[:, None] * toward + (mh - 1) // 2
-            dx = (torch.arange(w, device=logits.device) - x) * toward + (mw - 1) // 2
-            inside = (dy >= 0) & (dy < mh) & (dx >= 0) & (dx < mw)  # (h, w)
-            index = torch.where(inside, dy * mw + dx, 0).expand(len(logits), 1, h, w)
-            predictor = logits[:, :, y, x, None, None].expand_as(logits) if toward == 1 else logits
-            weights = predictor.gather(1, index)[:, 0] * inside  # (b, h, w)
-        if self.softmax:
-            weights = weights.flatten(1).softmax(1).unflatten(1, (h, w))
-        return weights[:, None]
+            dy = (torch.arange(h) - ys[:, None]) * toward + (mh - 1) // 2  # (queries, h)
+            dx = (torch.arange(w) - xs[:, None]) * toward + (mw - 1) // 2  # (queries, w)
+            inside = ((dy >= 0) & (dy < mh))[:, :, None] & ((dx >= 0) & (dx < mw))[:, None]  # (queries, h, w)
+            channel = torch.where(inside, dy[:, :, None] * mw + dx[:, None], 0).flatten(1).to(logits.device)
+            if toward == 1:
+                weights = logits[:, :, ys, xs].mT.gather(2, channel.expand(len(logits), -1, -1))  # (b, queries, h * w)
+            else:
+                weights = logits.flatten(2).gather(1, channel.expand(len(logits), -1, -1))
+            weights = weights * inside.flatten(1).to(logits.device)
+        weights = weights.softmax(2) if self.softmax else weights
+        return weights[:, None].unflatten(3, (h, w))
