@@ -59,6 +59,15 @@ def test_classes_at_any_size(size, coarse, align_corners):
         assert torch.equal(actual, upsample_argmax_reference(image, size, align_corners=align_corners))
 
 
+@pytest.mark.parametrize(("coarse", "size"), [((60, 50), (180, 150)), ((12, 15), (96, 120)), ((97, 97), (769, 769))])
+@LAYOUTS
+def test_classes_where_one_rounding_decides(coarse, size, layout):
+    """At steps that are no power of two, and in small maps, which torch rounds otherwise."""
+    torch.manual_seed(0)
+    logits = (1000 + 1e-3 * torch.randn(1, 9, *coarse)).contiguous(memory_format=layout)
+    assert torch.equal(upsample_argmax(logits, size), upsample_argmax_reference(logits, size))
+
+
 class Elements(TorchDispatchMode):
     """Elements of the largest floating-point tensor that any operation gives out, and of all that upsampling does."""
 

@@ -106,7 +106,27 @@ def test_counts_stay_exact_beyond_float32():
     metric = IoUMetric()
     metric.dataset_meta = {"classes": ("a", "b")}
     metric.compute_metrics([one] * images)
-    assert metric.per_class["a"]["IoU"] == pytest.approx(100 * 2048 / 2049, rel=1e-12)
+    assert metric.per_class["a"]["IoU"] == 100 * (2048 / 2049)  # exactly that of float64 arithmetic
+
+
+@pytest.mark.parametrize("ignore_index", [255, 2, 0, 4, -100, 1000])
+@pytest.mark.parametrize("dtype", [torch.long, torch.float32])
+def test_ignored_pixels_do_not_count(ignore_index, dtype):
+    predicted, label = torch.randint(0, 4, (9, 8)), torch.randint(0, 4, (9, 8))
+    label[torch.rand(9, 8) < 0.2] = ignore_index
+    actual = IoUMetric.intersect_and_union(predicted.to(dtype), label.to(dtype), 4, ignore_index)
+    scored = label != ignore_index
+    for c in range(4):
+        p, t = (predicted == c) & scored, (label == c) & scored
+        assert [int(count[c]) for count in actual] == [int(x.sum()) for x in (p & t, p | t, p, t)]
+    assert all(count.dtype == torch.long for count in actual)
+
+
+@pytest.mark.parametrize("value", [4, 6, 254, 300])
+def test_labels_beyond_the_classes_are_refused(value):
+    label = torch.tensor([[0, 3, 255, value]])
+    with pytest.raises(UserError, match="4 classes"):
+        IoUMetric.intersect_and_union(torch.zeros_like(label), label, 4, 255)
 
 
 @pytest.mark.parametrize("values", ["palette", "labelids"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +21,9 @@ from mmattn.registry import METRICS
 class IoUMetric(MMSegIoUMetric):
     """mmseg's metric, with counts that stay exact however many pixels there are.
 
-    mmseg adds float32 counts, which lose pixels beyond 2^24; here they are float64, exact to 2^53. After
-    ``compute_metrics``, ``per_class`` holds each score for each class, unrounded, in percent, and NaN where a class has
-    no pixel to be scored on; ``absent`` names the classes that occur in no label.
+    mmseg adds float32 counts, which lose pixels beyond 2^24; here they are int64, and stay on the device until the end.
+    After ``compute_metrics``, ``per_class`` holds each score for each class, unrounded, in percent, and NaN where a
+    class has no pixel to be scored on; ``absent`` names the classes that occur in no label.
 
     Args:
         *args: As of mmseg's ``IoUMetric``.
@@ -40,20 +41,35 @@ class IoUMetric(MMSegIoUMetric):
         """Pixel counts by class of one image.
 
         Args:
-            pred_label: Predicted classes, (h, w), integers.
+            pred_label: Predicted classes, (h, w).
             label: True classes, (h, w).
             num_classes: Number of classes.
             ignore_index: Pixels of this label do not count.
 
         Returns:
-            Intersection, union, predicted and true pixels: (num_classes,) each, float64.
+            Intersection, union, predicted and true pixels: (num_classes,) each, int64, on the device of the labels.
+
+        Raises:
+            UserError: A label is neither a class nor ``ignore_index``.
         """
-        scored = label != ignore_index
-        pairs = label[scored].long() * num_classes + pred_label[scored].long()
-        confusion = torch.bincount(pairs, minlength=num_classes**2).cpu().double()  # (true * predicted,)
-        confusion = confusion.view(num_classes, num_classes)
-        both, predicted, true = confusion.diagonal(), confusion.sum(dim=0), confusion.sum(dim=1)
+        if not 0 <= ignore_index < 256:  # a row of its own for what is ignored
+            label, ignore_index = label.masked_fill(label == ignore_index, num_classes), num_classes
+        rows = max(num_classes, ignore_index + 1)
+        pairs = torch.add(pred_label.long(), label.long(), alpha=num_classes).flatten()
+        counts = torch.bincount(pairs, minlength=rows * num_classes)  # (true * predicted,)
+        scored, other = counts[: num_classes**2].view(num_classes, num_classes), counts[num_classes**2 :]
+        if other[: (ignore_index - num_classes) * num_classes].any() or len(counts) > rows * num_classes:
+            raise UserError(f"labels hold other values than {num_classes} classes and ignore_index={ignore_index}")
+        if ignore_index < num_classes:
+            scored[ignore_index] = 0
+        both, predicted, true = scored.diagonal(), scored.sum(dim=0), scored.sum(dim=1)
         return both, predicted + true - both, predicted, true
+
+    @staticmethod
+    def total_area_to_metrics(*areas_and_options: Any, **options: Any) -> dict[str, np.ndarray]:
+        """mmseg's scores of pixel counts, in float64 arithmetic."""
+        areas = (x.double() if isinstance(x, Tensor) else x for x in areas_and_options)
+        return MMSegIoUMetric.total_area_to_metrics(*areas, **options)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Scores over all images; see mmseg's ``IoUMetric``."""
