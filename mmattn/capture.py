@@ -20,6 +20,8 @@ from mmattn.catalogue import entries
 from mmattn.layers.records import CrissCross, Record
 from mmattn.layers.tap import AttentionTap
 
+SPARE = 1.2  # so many times its own size may be kept alive by a factor
+
 
 @dataclass(frozen=True)
 class Captured:
@@ -83,9 +85,13 @@ def owner(model: nn.Module, name: str) -> str:
 
 
 def _detached(record: Record) -> Record:
-    """The same tensors without their autograd graph, which would keep every activation alive."""
+    """The same tensors without what would stay alive with them: autograd graphs, and what they are small parts of."""
     tensors = {f.name: getattr(record, f.name) for f in fields(record)}
-    return replace(record, **{name: x.detach() for name, x in tensors.items() if isinstance(x, Tensor)})
+    return replace(record, **{name: _alone(x.detach()) for name, x in tensors.items() if isinstance(x, Tensor)})
+
+
+def _alone(x: Tensor) -> Tensor:
+    return x.clone() if x.untyped_storage().nbytes() > SPARE * x.nbytes else x
 
 
 def compose(hops: Sequence[CrissCross], y: int, x: int) -> Tensor:

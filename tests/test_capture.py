@@ -22,6 +22,7 @@ from mmattn.attention import (
     PositionAttention,
 )
 from mmattn.capture import capture, compose
+from mmattn.catalogue import Entry, entries
 from mmattn.layers import AttentionTap
 from mmattn.layers.records import CrissCross as CrissCrossRecord
 from mmattn.layers.records import Gate, Pairwise, Record
@@ -160,6 +161,21 @@ def test_nothing_is_kept_alive(net: Net) -> None:
     del maps, out
     gc.collect()
     assert factor() is None
+
+
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+def test_the_factors_alone_are_kept(entry: Entry) -> None:
+    """Not what they were computed together with, such as values, and nothing of the size of all pairs."""
+    torch.manual_seed(0)
+    module, (h, w) = entry.cls(**entry.example).eval(), (20, 24)
+    inputs = [torch.randn(1, channels, h, w) for channels in entry.inputs]
+    with torch.no_grad(), capture(module) as maps:
+        module(*inputs)
+    tensors = [x for m in maps for x in vars(m.record).values() if isinstance(x, Tensor)]
+    kept = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}
+    assert sum(kept.values()) <= 1.2 * sum(x.nbytes for x in tensors)
+    pairs = 4 * (h * w) ** 2 // 4
+    assert max(x.nbytes for x in tensors) < pairs or entry.name == "point_wise"  # predicts a mask for each position
 
 
 def test_captures_nest(net: Net) -> None:
