@@ -18,12 +18,13 @@ from mmattn.layers.records import CrissCross, Pairwise, PointWise, Record, Regio
 from mmattn.visualization.explorer.codes import Codes, encode
 
 TOLERANCE = 1e-2  # greatest error of a row, in parts of its maximum
+AIM = 0.65 * TOLERANCE  # of the sampled rows, so that all others stay below as well
 WIDEST = 0.1  # step tried first, in logits, or in parts of the largest weight where there is no softmax
 NARROWEST = 2.0**-20  # step tried last, in parts of the first
 SAMPLES = 24  # queries spread over the grid, and half as many of the largest and the smallest factors
 
 Arrays = dict[str, Codes]
-Rounded = tuple[Record, Arrays]  # a record as the page will have it, and the arrays it is made of
+Rounded = tuple["Record | FactoredMasks", Arrays]  # a record as the page will have it, and the arrays it is made of
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,14 @@ class Shrunk:
         width: Columns before and after.
     """
 
-    records: Sequence[Record]
+    records: Sequence["Record | FactoredMasks"]
     arrays: Sequence[Arrays]
     error: float
     width: tuple[int, int]
 
 
 def shrink(records: Sequence[Record]) -> Shrunk:
-    """Round records of one grid as far as their rows stay within half of :data:`TOLERANCE`.
+    """Round records of one grid as far as their sampled rows stay within :data:`AIM`.
 
     Args:
         records: One, or the hops of criss-cross attention, whose composition is watched as well.
@@ -60,9 +61,9 @@ def shrink(records: Sequence[Record]) -> Shrunk:
         rounded, arrays = zip(*(round_to(step) for round_to in rounders), strict=True)
         found = _rows(rounded, at)
         error = max(_error(a, b) for a, b in zip(found, exact, strict=True))
-        if error <= TOLERANCE / 2 or step <= narrowest:
+        if error <= AIM or step <= narrowest:
             return Shrunk(rounded, arrays, error, (_width(records[0]), len(arrays[0]["q"].step)))
-        step *= min(0.7, max(0.4 * TOLERANCE / error, 0.02))
+        step *= min(0.8, max(0.9 * AIM / error, 0.02))
 
 
 def one_image(record: Record) -> Record:
@@ -199,11 +200,27 @@ def _(record: PointWise) -> Callable[[float], Rounded]:
 
     def round_to(step: float) -> Rounded:
         arrays = dict(zip("qk", _round_pair(q, k, step), strict=True))
-        full = torch.zeros_like(record.logits[0].flatten(1))
-        full[used] = arrays["k"].values() @ arrays["q"].values().T
-        return replace(record, logits=full.view_as(record.logits)), arrays
+        seen = torch.zeros(record.logits.shape[1], arrays["k"].values().shape[1])
+        seen[used] = arrays["k"].values()
+        return FactoredMasks(record, arrays["q"].values(), seen), arrays
 
     return round_to
+
+
+@dataclass(frozen=True)
+class FactoredMasks:
+    """Predicted masks as ``k q^T``, q (n, d) of each position, k (offsets, d)."""
+
+    of: PointWise
+    q: Tensor
+    k: Tensor
+
+    def row(self, y: int, x: int) -> Tensor:
+        numbers = torch.arange(1.0, len(self.k) + 1)[None, :, None, None].expand_as(self.of.logits)
+        offset = replace(self.of, logits=numbers, softmax=False).row(y, x).flatten().long()  # 0 outside the mask
+        predictor = self.q[y * self.of.size[1] + x] if self.of.direction == "collect" else self.q
+        logits = (self.k[offset - 1] * predictor).sum(1) * (offset > 0)
+        return (logits.softmax(0) if self.of.softmax else logits).view(1, 1, *self.of.size)
 
 
 def offsets(record: PointWise) -> Tensor:
@@ -216,14 +233,14 @@ def offsets(record: PointWise) -> Tensor:
 
 
 def _low_rank(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors of a matrix (n, m), of the least rank tried that reproduces it."""
-    rank, full = 64, min(matrix.shape)
+    """Factors of a matrix (n, m), of the least rank tried that reproduces every 61st column of it."""
+    rank, full, chance = 128, min(matrix.shape), torch.Generator().manual_seed(0)
     while rank < full // 2:
-        basis = torch.linalg.qr(
-            matrix @ torch.randn(matrix.shape[1], rank, generator=torch.Generator().manual_seed(0))
-        )[0]
-        rest = basis.T @ matrix  # (rank, m)
-        if float((matrix - basis @ rest).abs().max()) <= 1e-3 * min(1.0, float(matrix.abs().max())):
-            return split(basis, rest.T, shift=False)
+        basis = torch.linalg.qr(matrix @ torch.randn(matrix.shape[1], rank, generator=chance))[0]
+        some = matrix[:, ::61]
+        if float((some - basis @ (basis.T @ some)).abs().max()) <= 1e-3 * min(1.0, float(some.abs().max())):
+            return split(basis, matrix.T @ basis, shift=False)
         rank *= 2
-    return split(matrix, torch.eye(matrix.shape[1]), shift=False)
+    if full == matrix.shape[0]:
+        return split(torch.eye(full), matrix.T, shift=False)
+    return split(matrix, torch.eye(full), shift=False)

@@ -1,6 +1,5 @@
 """What the page shows of each captured map: words for its heading, numbers in the blob."""
 
-import math
 from collections.abc import Sequence
 from functools import singledispatch
 from itertools import groupby
@@ -150,6 +149,6 @@ def _(record: ChannelPairwise, hops: Sequence[Record], blob: Blob) -> dict:
 
 def _report(shrunk: Shrunk) -> dict:
     before, after = shrunk.width
-    bits = math.ceil(math.log2(max(int(codes.codes.max(initial=1)) for codes in shrunk.arrays[0].values()) + 1))
-    text = f"{after} of {before} columns" if after < before else f"all {before} columns, rotated"
-    return {"error": shrunk.error, "reduced": f"{text}, of at most {bits} bits"}
+    bits = max(int(codes.codes.max(initial=1)) for codes in shrunk.arrays[0].values()).bit_length()
+    text = f"{after} of {before} numbers for each position" if after < before else f"{before} numbers for each position"
+    return {"error": shrunk.error, "reduced": f"{text}, rounded to at most {bits} bits"}
