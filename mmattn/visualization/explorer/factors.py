@@ -24,7 +24,25 @@ NARROWEST = 2.0**-20  # step tried last, in parts of the first
 SAMPLES = 24  # queries spread over the grid, and half as many of the largest and the smallest factors
 
 Arrays = dict[str, Codes]
-Rounded = tuple["Record | FactoredMasks", Arrays]  # a record as the page will have it, and the arrays it is made of
+
+
+@dataclass(frozen=True)
+class FactoredMasks:
+    """Predicted masks as ``k q^T``, q (n, d) of each position, k (offsets, d)."""
+
+    of: PointWise
+    q: Tensor
+    k: Tensor
+
+    def row(self, y: int, x: int) -> Tensor:
+        numbers = torch.arange(1.0, len(self.k) + 1)[None, :, None, None].expand_as(self.of.logits)
+        offset = replace(self.of, logits=numbers, softmax=False).row(y, x).flatten().long()  # 0 outside the mask
+        predictor = self.q[y * self.of.size[1] + x] if self.of.direction == "collect" else self.q
+        logits = (self.k[offset - 1] * predictor).sum(1) * (offset > 0)
+        return (logits.softmax(0) if self.of.softmax else logits).view(1, 1, *self.of.size)
+
+
+Rounded = tuple[Record | FactoredMasks, Arrays]  # a record as the page will have it, and the arrays it is made of
 
 
 @dataclass(frozen=True)
@@ -38,7 +56,7 @@ class Shrunk:
         width: Columns before and after.
     """
 
-    records: Sequence["Record | FactoredMasks"]
+    records: Sequence[Record | FactoredMasks]
     arrays: Sequence[Arrays]
     error: float
     width: tuple[int, int]
@@ -205,22 +223,6 @@ def _(record: PointWise) -> Callable[[float], Rounded]:
         return FactoredMasks(record, arrays["q"].values(), seen), arrays
 
     return round_to
-
-
-@dataclass(frozen=True)
-class FactoredMasks:
-    """Predicted masks as ``k q^T``, q (n, d) of each position, k (offsets, d)."""
-
-    of: PointWise
-    q: Tensor
-    k: Tensor
-
-    def row(self, y: int, x: int) -> Tensor:
-        numbers = torch.arange(1.0, len(self.k) + 1)[None, :, None, None].expand_as(self.of.logits)
-        offset = replace(self.of, logits=numbers, softmax=False).row(y, x).flatten().long()  # 0 outside the mask
-        predictor = self.q[y * self.of.size[1] + x] if self.of.direction == "collect" else self.q
-        logits = (self.k[offset - 1] * predictor).sum(1) * (offset > 0)
-        return (logits.softmax(0) if self.of.softmax else logits).view(1, 1, *self.of.size)
 
 
 def offsets(record: PointWise) -> Tensor:
