@@ -5,15 +5,18 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmattn.layers import plane, tokens
-from mmattn.ops import criss_cross, psa_mask
+from mmattn.ops import criss_cross, point_wise, psa_mask
 from mmattn.ops.attention import attend, attend_reference, chunked
 from mmattn.ops.attention_pool import attention_pool, attention_pool_reference
 from mmattn.ops.criss_cross import criss_cross_reference
 from mmattn.ops.gram import gram, gram_reference
+from mmattn.ops.point_wise import point_wise_reference
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,21 @@ def pooled(op: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Tensor]:
     return on_maps
 
 
+def masked(op: Callable[..., Tensor], mask_size: tuple[int, int], direction: str) -> Callable[..., Tensor]:
+    """Masks predicted by weights that are pixels of a map."""
+
+    def on_maps(masks: Tensor, y: Tensor, x: Tensor) -> Tensor:
+        first = torch.cat([y, torch.zeros_like(y.sum(0, keepdim=True))])[:1]  # also of no images
+        weight = F.interpolate(first, mask_size)[0]  # (c, mh, mw)
+        return op(masks, weight.flatten(1).mT[..., None, None], x, mask_size, direction)
+
+    return on_maps
+
+
+def both(mask_size: tuple[int, int], direction: str) -> Lean:
+    return Lean(*(masked(op, mask_size, direction) for op in (point_wise, point_wise_reference)), (6, 6, 9))
+
+
 OPS = pytest.mark.parametrize(
     "lean",
     [
@@ -74,6 +92,8 @@ OPS = pytest.mark.parametrize(
         pytest.param(Lean(pooled(attention_pool), pooled(attention_pool_reference), (6, 6)), id="attention_pool"),
         pytest.param(Lean(mapped(gram), mapped(gram_reference), (6,)), id="gram"),
         pytest.param(Lean(flat(chunked), flat(attend_reference), (6, 6, 9)), id="chunked"),
+        pytest.param(both((5, 4), "collect"), id="collect"),
+        pytest.param(both((30, 57), "distribute"), id="distribute"),
     ],
 )
 SIZES = pytest.mark.parametrize("size", [(1, 1), (1, 7), (6, 1), (5, 6), (23, 29)])
@@ -214,9 +234,39 @@ def test_psa_mask(direction, mask_size):
     torch.testing.assert_close(*gradients)
 
 
-def test_psa_mask_wants_one_channel_for_each_cell():
+@pytest.mark.parametrize("softmax", [True, False])
+@pytest.mark.parametrize("direction", ["collect", "distribute"])
+@pytest.mark.parametrize("mask_size", [(1, 1), (3, 5), (4, 6), (9, 11), (2, 13), (20, 150)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (6, 1), (5, 6), (9, 70)])
+def test_point_wise(size, mask_size, direction, softmax):
+    torch.manual_seed(0)
+    shapes = (2, 4, *size), (mask_size[0] * mask_size[1], 4, 1, 1), (2, 3, *size)
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    actual, expected = (
+        results(lambda *given: f(*given, mask_size, direction, softmax=softmax), inputs)  # noqa: B023
+        for f in (point_wise, point_wise_reference)
+    )
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_cells_that_reach_nothing_cost_nothing():
+    torch.manual_seed(0)
+    masks, weight, x = torch.randn(1, 4, 9, 70), torch.randn(97 * 97, 4, 1, 1), torch.randn(1, 3, 9, 70)
+    counts = []
+    for f in (point_wise, point_wise_reference):
+        with FlopCounterMode(display=False) as counter:
+            f(masks, weight, x, (97, 97), "collect")
+        counts.append(counter.get_total_flops() - 2 * 630**2 * 3)
+    assert counts[0] < counts[1] / 8
+
+
+def test_masks_want_one_channel_for_each_cell():
+    x = torch.zeros(1, 14, 2, 2)
     with pytest.raises(ValueError, match="15 channels, not 14"):
-        psa_mask(torch.zeros(1, 14, 2, 2), (3, 5), "collect")
+        psa_mask(x, (3, 5), "collect")
+    with pytest.raises(ValueError, match="15 channels, not 14"):
+        point_wise(x, torch.zeros(14, 14, 1, 1), x, (3, 5), "collect")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 1), (4, 6), (5, 5)])

@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmattn.catalogue import register
-from mmattn.layers import AttentionTap, ConvNormAct, Layer
+from mmattn.layers import AttentionTap, ConvNormAct, Layer, plane, tokens
 from mmattn.layers.records import PointWise as PointWiseRecord
-from mmattn.ops import psa_mask
+from mmattn.ops import attend, point_wise
 
 Kind = Literal["collect", "distribute", "bi-direction"]
 
@@ -93,20 +93,28 @@ class PointWiseLayers:
         size, aligned = self._shrunk(x)
         if self.shrink_factor != 1:
             x = F.interpolate(x, size=size, mode="bilinear", align_corners=aligned)  # (b, c, h / s, w / s)
-        logits = attention(x)  # (b, mh mw, h / s, w / s)
+        hidden, predict = attention[0](x), attention[1]  # (b, c, h / s, w / s), and what makes masks of it
         if self.compact:
-            full = logits.flatten(2)  # (b, n, n)
             as_predicted = self.as_authors or self.psa_type == "bi-direction"
-            transposed = "distribute" if as_predicted else "collect"
-            full, predicted_at = (full.mT, "distribute") if direction == transposed else (full, "collect")
-            mask_size = None
+            at = direction if as_predicted else {"collect": "distribute", "distribute": "collect"}[direction]
+            context = self._compact(hidden, predict.weight, x, at)
         else:
-            full = psa_mask(logits, self.mask_size, direction).flatten(2)  # (b, n, n), sources by receivers
-            predicted_at, mask_size = direction, self.mask_size
-        tap.offer(lambda: PointWiseRecord(logits, mask_size, predicted_at, self.psa_softmax))
-        attn = full.softmax(dim=1) if self.psa_softmax else full  # (b, n, n)
-        context = x.flatten(2) @ attn / self.normalization_factor  # (b, c, n)
-        return context.unflatten(2, size)
+            at = direction
+            context = point_wise(hidden, predict.weight, x, self.mask_size, at, softmax=self.psa_softmax)
+        mask_size = None if self.compact else self.mask_size
+        tap.offer(lambda: PointWiseRecord(predict(hidden), mask_size, at, self.psa_softmax))
+        return context / self.normalization_factor
+
+    def _compact(self, hidden: Tensor, weight: Tensor, x: Tensor, at: str) -> Tensor:
+        """The context (b, c, h, w) of masks that hold a logit for each position, in order: rows of ``weight``."""
+        size = x.shape[2:]
+        if len(weight) != size[0] * size[1]:
+            mh, mw = self.mask_size
+            raise ValueError(f"compact masks are as large as the shrunk map: {mh} x {mw} are not {size[0]} x {size[1]}")
+        positions = weight.flatten(1).expand(len(x), -1, -1)  # (b, n, c)
+        q, k, v = tokens(hidden), positions, tokens(x)  # (b, n, c) each
+        q, k = (q, k) if at == "collect" else (k, q)
+        return plane(attend(q, k, v) if self.psa_softmax else q @ (k.mT @ v), size)
 
 
 @register(

@@ -13,7 +13,7 @@ from mmattn.layers.conv import (
 from mmattn.layers.records import wide
 from mmattn.layers.scale import Scale
 from mmattn.layers.tap import AttentionTap, LossTap
-from mmattn.layers.tokens import autocast_to, plane, tokens, without_autocast
+from mmattn.layers.tokens import autocast_to, last, plane, tokens, without_autocast
 
 __all__ = [
     "AttentionTap",
@@ -25,6 +25,7 @@ __all__ = [
     "check_batch",
     "context_transform",
     "kaiming_start",
+    "last",
     "narrow",
     "plane",
     "project",

@@ -16,6 +16,17 @@ def plane(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x.mT.unflatten(2, size)
 
 
+def last(x: Tensor) -> Tensor:
+    """(b, c, h, w) as (b, h, w, c) with the channels next to each other; copied only where they are not."""
+    last = x.permute(0, 2, 3, 1)
+    if last.stride(3) == 1:
+        return last
+    copy = torch.empty_like(last, memory_format=torch.contiguous_format)
+    for to, image in zip(copy.flatten(1, 2), x.flatten(2), strict=True):
+        to.copy_(image.mT)  # torch is fast where it turns a matrix
+    return copy
+
+
 def without_autocast(x: Tensor) -> AbstractContextManager[None]:
     """Inside, products keep the type of their operands even under autocast."""
     kind = x.device.type

@@ -9,6 +9,7 @@ from torch.autograd.function import FunctionCtx
 from torch.utils.flop_counter import register_flop_formula
 
 from mmattn.layers import autocast_to, without_autocast
+from mmattn.ops import kernels
 
 #: Queries that are attended to at a time. All pairs of positions of up to so many queries, or keys, may be in memory.
 CHUNK = 512
@@ -19,7 +20,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float = 1.0) -> Tensor:
 
     Where queries or keys are few, plain products are quickest and small. On CUDA torch's fused kernels take every
     width that is a multiple of 8, values wider than keys too; elsewhere they want one width, and fall back to all
-    pairs: :func:`chunked` does not. An export holds torch's own operator, so that it runs where mmattn is not.
+    pairs: :func:`chunked` does not. An export holds torch's own operator, so that it runs where mmattn is not. See
+    :class:`~mmattn.ops.use_triton` for a kernel of our own.
 
     Args:
         q: (b, n, d).
@@ -32,6 +34,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float = 1.0) -> Tensor:
 
     Source: Vaswani et al., Attention Is All You Need, NeurIPS 2017, eq. 1.
     """
+    if kernels.dense(q, k, v) and not torch.compiler.is_exporting():
+        from mmattn.ops.kernels.attention import flash  # wants triton
+
+        return flash(q, k, v, scale)
     if torch.compiler.is_exporting() or _fused(q, v):
         q, k, v = (x.contiguous()[:, None] for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, scale=scale)[:, 0]
@@ -101,8 +107,8 @@ def _backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tu
                 torch.mm(dout[at], values.mT, out=dlogits[:, :m])
                 torch.ops.aten._softmax_backward_data.out(dlogits, attn, 1, attn.dtype, grad_input=dlogits)
                 torch.addmm(sums[0][at], dlogits[:, :m], keys, beta=0, alpha=scale, out=sums[0][at])
-                _add(sums[1], dlogits[:, :m].mT, image[at], scale)
-                _add(sums[2], attn[:, :m].mT, dout[at], 1.0)
+                add_product(sums[1], dlogits[:, :m].mT, image[at], scale)
+                add_product(sums[2], attn[:, :m].mT, dout[at])
         return dq, dk.to(k.dtype), dv.to(v.dtype)
 
 
@@ -128,10 +134,10 @@ def _padded(m: int) -> int:
     return m + -m % 16
 
 
-def _add(total: Tensor, x: Tensor, y: Tensor, scale: float) -> None:
-    """Adds ``scale x y``, in the type of ``total``."""
+def add_product(total: Tensor, x: Tensor, y: Tensor, scale: float = 1.0) -> None:
+    """Adds ``scale x y``, of matrices or of batches of them, in the type of ``total``."""
     if total.dtype == x.dtype:
-        total.addmm_(x, y, alpha=scale)
+        (torch.addmm if x.dim() == 2 else torch.baddbmm)(total, x, y, alpha=scale, out=total)
     else:
         total.add_(x @ y, alpha=scale)
 

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.utils.flop_counter import register_flop_formula
 
-from mmattn.layers import autocast_to, without_autocast
+from mmattn.layers import autocast_to, last, without_autocast
 
 
 def criss_cross(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def criss_cross_reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def _forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """The result (b, c, h, w) and the weights (b, h, w, h + w)."""
     with without_autocast(q):
-        q, k, v = _last(q), _last(k), _last(v)  # (b, h, w, channels)
+        q, k, v = last(q), last(k), last(v)  # (b, h, w, channels)
         b, h, w, _ = q.shape
         attn = q.new_empty(b, h, w, h + w)
         column, row = _parts(attn, h)  # (b, w, h, h), (b, h, w, w)
@@ -70,7 +70,7 @@ def _(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 def _backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, attn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v."""
     with without_autocast(q):
-        grad, q, k, v = _last(grad), _last(q), _last(k), _last(v)  # (b, h, w, channels)
+        grad, q, k, v = last(grad), last(q), last(k), last(v)  # (b, h, w, channels)
         h = q.shape[1]
         logits = torch.empty_like(attn)  # the gradient of the weights, then of the logits
         _product(grad, v.mT, _parts(logits, h)[1])
@@ -114,17 +114,6 @@ def _flops(q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], **_: obje
 @register_flop_formula(torch.ops.mmattn.criss_cross_backward)
 def _flops_backward(grad: tuple[int, ...], q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], *_, **__) -> int:
     return 2 * _flops(q, k, v)
-
-
-def _last(x: Tensor) -> Tensor:
-    """(b, c, h, w) as (b, h, w, c) with the channels next to each other; copied only where they are not."""
-    last = x.permute(0, 2, 3, 1)
-    if last.stride(3) == 1:
-        return last
-    copy = torch.empty_like(last, memory_format=torch.contiguous_format)
-    for to, image in zip(copy.flatten(1, 2), x.flatten(2), strict=True):
-        to.copy_(image.mT)  # torch is fast where it turns a matrix
-    return copy
 
 
 def _turned(x: Tensor) -> Tensor:

@@ -139,3 +139,8 @@ def test_choices_of_the_head(choice, size):
 def test_refuses_an_unknown_direction():
     with pytest.raises(ValueError, match="no psa_type 'both'"):
         PointWise(8, mask_size=(3, 3), psa_type="both")
+
+
+def test_refuses_compact_masks_for_another_map():
+    with pytest.raises(ValueError, match="compact masks .*: 4 x 5 are not 3 x 4"):
+        Bare(compact=True, mask_size=(4, 5))(torch.zeros(1, 6, 6, 8))
