@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmattn.ops.pixel_loss import by_strips, pixel_loss, pixel_loss_reference
 from mmattn.ops.upsample_argmax import upsample_argmax, upsample_argmax_reference
 
 LAYOUTS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -103,3 +104,103 @@ def test_classes_under_autocast():
     logits = torch.randn(1, 19, 20, 30, dtype=torch.bfloat16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(upsample_argmax(logits, (160, 240)), upsample_argmax_reference(logits, (160, 240)))
+
+
+LOSS_SIZES = [
+    ((6, 7), (48, 56)),
+    ((6, 7), (50, 61)),
+    ((9, 8), (5, 6)),
+    ((1, 1), (5, 6)),
+    ((1, 5), (8, 1)),
+    ((5, 1), (1, 9)),
+]
+
+
+def loss_inputs(coarse: tuple[int, int], size: tuple[int, int], batch: int = 2, seed: int = 0):
+    torch.manual_seed(seed)
+    logits = 3 * torch.randn(batch, 5, *coarse, dtype=torch.float64)
+    label = torch.randint(0, 6, (batch, *size))
+    label[label == 5] = 255
+    weights = torch.rand(3, 5, dtype=torch.float64)
+    return logits.requires_grad_(), label, weights, torch.rand(batch, *size, dtype=torch.float64)
+
+
+def loss_results(op, logits, label, weights, pixel_weight, **options):
+    """Sums and the gradient of a mixture of them, in float64, and the number of correct pixels."""
+    found = op(logits, label, weights, pixel_weight, **options)
+    mixture = torch.tensor([1.0, 0.3, -0.5]).to(found.sums)
+    (gradient,) = torch.autograd.grad((found.sums * mixture[: len(found.sums)]).sum(), logits)
+    return found.sums.detach().double(), gradient.double(), found.correct
+
+
+@pytest.fixture
+def few_rows_at_once(monkeypatch):
+    monkeypatch.setattr("mmattn.ops.pixel_loss.ELEMENTS", 500)
+
+
+@pytest.mark.parametrize(("coarse", "size"), LOSS_SIZES)
+@pytest.mark.parametrize("batch", [0, 1, 3])
+@pytest.mark.parametrize("weighted", [False, True])
+@LAYOUTS
+@ALIGN
+def test_loss_is_that_of_the_whole_map(coarse, size, batch, weighted, layout, align_corners, few_rows_at_once):
+    logits, label, weights, pixel_weight = loss_inputs(coarse, size, batch=batch)
+    logits = logits.detach().contiguous(memory_format=layout).requires_grad_()
+    inputs = (logits, label, weights, pixel_weight if weighted else None)
+    actual = loss_results(pixel_loss, *inputs, align_corners=align_corners)
+    if batch == 0:
+        assert [float(x.abs().sum()) for x in actual] == [0, 0, 0]
+        return
+    for a, b in zip(actual, loss_results(pixel_loss_reference, *inputs, align_corners=align_corners), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("reach", [1, 1e4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("coarse", "size"), LOSS_SIZES)
+def test_loss_is_as_exact_as_plain_torch(coarse, size, dtype, reach):
+    ratios = []
+    for seed in range(8):  # one rounding is a matter of luck
+        logits, *rest = loss_inputs(coarse, size, seed=seed)
+        logits = (reach / 3 * logits).detach().to(dtype).requires_grad_()
+        truth = loss_results(pixel_loss_reference, logits.detach().double().requires_grad_(), *rest)
+        floors = [torch.finfo(kind).eps * t.norm() for kind, t in zip((torch.float32, dtype), truth, strict=False)]
+        ours, plain = (
+            torch.stack([(x - t).norm() + floor for x, t, floor in zip(found, truth, floors, strict=False)])
+            for found in (loss_results(op, logits, *rest) for op in (pixel_loss, pixel_loss_reference))
+        )
+        ratios.append((ours / plain).log2())
+    assert (torch.stack(ratios).mean(0) <= 1).all(), ratios
+
+
+@ALIGN
+def test_gradients_are_the_derivatives(align_corners, few_rows_at_once):
+    logits, label, weights, pixel_weight = loss_inputs((3, 4), (10, 13))
+
+    def sums(logits: Tensor) -> Tensor:
+        return pixel_loss(logits, label, weights, pixel_weight, align_corners=align_corners).sums
+
+    assert torch.autograd.gradcheck(sums, logits)
+
+
+def test_pixels_without_a_label_have_no_loss():
+    logits, label, weights, _ = loss_inputs((3, 4), (24, 32))
+    sums, gradient, correct = loss_results(pixel_loss, logits, torch.full_like(label, 3), weights, None, ignore_index=3)
+    assert sums.abs().sum() == gradient.abs().sum() == correct == 0
+
+
+def test_nothing_of_the_size_of_the_image_is_made():
+    logits, label = torch.randn(2, 19, 32, 64, requires_grad=True), torch.randint(0, 19, (2, 256, 512))
+    with Elements() as lean:
+        loss_results(pixel_loss, logits, label, torch.ones(1, 19), None)
+    with Elements() as plain:
+        loss_results(pixel_loss_reference, logits, label, torch.ones(1, 19), None)
+    assert plain.largest == 19 * 2 * 256 * 512
+    assert 0 < lean.largest < plain.largest / 10
+
+
+def test_by_strips_sees_every_pixel_once(few_rows_at_once):
+    logits, label, *_ = loss_inputs((6, 7), (50, 61))
+    actual = by_strips(lambda pixels, target: pixels[:, 2] * target, logits, label, align_corners=True)
+    pixels = F.interpolate(logits, size=(50, 61), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(actual, pixels[:, 2] * label)
