@@ -6,6 +6,8 @@ from PIL import Image
 
 pytest.importorskip("mmseg")
 
+from mmengine.registry import DefaultScope
+
 from mmattn.evaluation.palettes import PALETTES
 from mmattn.registry import DATASETS
 
@@ -18,10 +20,10 @@ def test_camvid_finds_images_of_either_kind(tmp_path, suffix):
         (tmp_path / folder / "val").mkdir(parents=True)
         Image.new(mode, (8, 6), 3 if mode == "L" else (255, 0, 0)).save(tmp_path / folder / "val" / name)
     prefix = {"img_path": "img_dir/val", "seg_map_path": "ann_dir/val"}
-    pipeline = [{"type": "mmattn.LoadImageFromFile"}, {"type": "mmattn.LoadAnnotations"}]
-    dataset = DATASETS.build(
-        {"type": "mmattn.CamVidDataset", "data_root": str(tmp_path), "data_prefix": prefix, "pipeline": pipeline}
-    )
+    pipeline = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}]
+    config = {"type": "CamVidDataset", "data_root": str(tmp_path), "data_prefix": prefix, "pipeline": pipeline}
+    with DefaultScope.overwrite_default_scope("mmattn"):
+        dataset = DATASETS.build(config)
     assert len(dataset) == 1
     sample = dataset[0]
     assert sample["img"].shape == (6, 8, 3)

@@ -4,10 +4,13 @@ Under the scope ``mmattn`` these take the place of the transforms of the same na
 """
 
 import cv2
+import numpy as np
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
 from mmseg.datasets.transforms import LoadAnnotations as MMSegLoadAnnotations
 
 from mmattn.cli import UserError
+from mmattn.datasets import cache, transforms  # noqa: F401  registers the transforms
+from mmattn.datasets.promises import Results
 from mmattn.registry import TRANSFORMS
 
 UNREADABLE = (OSError, SyntaxError, ValueError, AssertionError, cv2.error)  # what OpenCV, Pillow and mmcv raise
@@ -21,12 +24,29 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         UserError: The file is missing, empty, truncated or no image.
     """
 
-    def transform(self, results: dict) -> dict | None:
+    def transform(self, results: dict) -> Results | None:
         """Adds ``img``, ``img_shape`` and ``ori_shape``."""
+        if (stored := self._stored(results)) is not None:
+            shape = stored.shape[:2]
+            return Results(results, img=stored, img_shape=shape, ori_shape=shape)
         try:
-            return super().transform(results)
+            loaded = super().transform(results)
         except UNREADABLE as error:
             raise _unreadable(results["img_path"], error) from error
+        return None if loaded is None else Results(loaded)
+
+    def _stored(self, results: dict) -> cache.Stored | None:
+        """The image in the cache, where it is the same as this transform would read."""
+        own = (self.color_type, self.imdecode_backend, self.to_float32, self.backend_args, self.file_client_args)
+        if own != ("color", "cv2", False, None, None):
+            return None
+        return cache.find(results["img_path"], lambda: self._read(results["img_path"]))
+
+    def _read(self, path: str) -> np.ndarray:
+        try:
+            return super().transform({"img_path": path})["img"]
+        except UNREADABLE as error:
+            raise _unreadable(path, error) from error
 
 
 @TRANSFORMS.register_module()
@@ -46,6 +66,24 @@ class LoadAnnotations(MMSegLoadAnnotations):
         super().__init__(**kwargs)
         self.num_classes = num_classes
         self.ignore_index = ignore_index
+
+    def _load_seg_map(self, results: dict) -> None:
+        if (stored := self._stored(results)) is None:
+            return super()._load_seg_map(results)
+        results["gt_seg_map"] = stored[:, :]
+        results["seg_fields"].append("gt_seg_map")
+
+    def _stored(self, results: dict) -> cache.Stored | None:
+        """The labels in the cache, where this transform would read them as they are."""
+        renumbered = self.reduce_zero_label or results["reduce_zero_label"] or results.get("label_map")
+        if renumbered or (self.imdecode_backend, self.backend_args) != ("pillow", None):
+            return None
+
+        def read() -> np.ndarray:
+            super(LoadAnnotations, self)._load_seg_map(loaded := {**results, "seg_fields": []})
+            return loaded["gt_seg_map"]
+
+        return cache.find(results["seg_map_path"], read, is_labels=True)
 
     def transform(self, results: dict) -> dict:
         """Adds ``gt_seg_map``."""

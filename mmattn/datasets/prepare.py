@@ -131,7 +131,7 @@ def cityscapes(root: Path) -> Report:
     _expect_folders(root, ("leftImg8bit", "gtFine"), "unpacked Cityscapes")
     report = Report()
     ids = sorted((root / "gtFine").glob(f"*/*/*{IDS}"))
-    for made, problem in _in_parallel(make_train_ids, ids, "labelTrainIds"):
+    for made, problem in in_parallel(make_train_ids, ids, "labelTrainIds"):
         report.made += made is True
         report.kept += made is False
         report.problems += [problem] if problem else []
@@ -190,7 +190,7 @@ def camvid(source: Path, target: Path) -> Report:
             report.problems.append(f"{split}: no image in {source / 'img_dir' / split}")
         report.problems += _unpaired(split, set(images), set(labels))
         pairs += [(images[name], labels[name]) for name in sorted(images.keys() & labels.keys())]
-    for _, problem in _in_parallel(_check_pair, pairs, "checked"):
+    for _, problem in in_parallel(_check_pair, pairs, "checked"):
         report.kept += problem is None
         report.problems += [problem] if problem else []
     return report
@@ -274,7 +274,7 @@ def _unpaired(where: str, images: set[str], labels: set[str]) -> Iterator[str]:
             yield f"{where}: {len(alone)} {text}, the first {min(alone)}"
 
 
-def _in_parallel(
+def in_parallel(
     work: Callable[..., bool | None], items: Sequence, what: str
 ) -> Iterator[tuple[bool | None, str | None]]:
     """``work`` on each item on all cores, in order, with a progress bar; a UserError becomes the second value."""
