@@ -28,6 +28,7 @@ setup(
             "opencv-python>=4.5",
             "matplotlib>=3.5",
             "pillow>=9.1",
+            "zstandard>=0.22",  # the cache of images and labels
         ],
         "test": ["pytest>=8", "ruff>=0.12", "cityscapesScripts>=2.2.4", "selenium>=4.20"],
     },

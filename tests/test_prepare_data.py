@@ -206,3 +206,21 @@ def test_camvid_faults_are_named(segnet, tmp_path):
     assert "train/1.png is 8x5, but its image 8x6" in found
     assert "val/0.png cannot be read" in found
     assert "val: 1 images without a label, the first 1" in found
+
+
+def test_cache_of_a_config(segnet, tmp_path):
+    pytest.importorskip("mmseg")
+    pytest.importorskip("zstandard", reason="pip install zstandard")
+    prepare.camvid(segnet, tmp_path / "camvid")
+    root = str(tmp_path / "camvid")
+    repository = Path(__file__).parent.parent
+    asked = ("cache", repository / "configs/fcn_r50.py", "--base", "camvid", "--cfg-options", f"data_root={root}")
+    made = run(*asked)
+    assert made.returncode == 0, made.stderr
+    assert "images: 4 files, labels: 4 files\ncache: 8 made, 0 already right\n" in made.stdout
+    assert sorted(path.name for path in (tmp_path / "camvid/mmattn_cache").iterdir()) == ["ann_dir", "img_dir"]
+    (tmp_path / "camvid/img_dir/val/0.png").write_text("text")
+    damaged = run(*asked, "--verify")
+    assert damaged.returncode == 2
+    assert "cache: 0 made, 7 already right" in damaged.stdout
+    assert "img_dir/val/0.png cannot be read as an image" in damaged.stderr

