@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmattn.ops import kernels
+
 SIDE = 128  # torch rounds otherwise where a result is smaller than this
 ELEMENTS = 2**18  # interpolated at once on a CPU: what a cache holds
 
@@ -26,6 +28,10 @@ def upsample_argmax(logits: Tensor, size: tuple[int, int], *, align_corners: boo
     """
     if torch.compiler.is_exporting():
         return upsample_argmax_reference(logits, size, align_corners=align_corners)
+    if kernels.labels(logits):
+        from mmattn.ops.kernels.upsample_argmax import label_map  # wants triton
+
+        return label_map(logits, size, align_corners=align_corners)
     logits, size = logits.detach(), tuple(size)
     out = torch.empty(len(logits), *size, dtype=torch.long, device=logits.device)
     steps = tuple(_step(n, to, align_corners) for n, to in zip(logits.shape[2:], size, strict=True))

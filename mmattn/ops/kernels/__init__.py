@@ -26,8 +26,9 @@ _asked = False
 class use_triton:
     """Compute with Triton kernels where there is one, from now on, or inside a ``with``.
 
-    Switches :func:`mmattn.ops.attend`, see :func:`dense`, and what is made of it. Everything else, and every tensor
-    that is not on a CUDA device, is computed by torch as before.
+    Switches :func:`mmattn.ops.attend`, where :func:`suits` says so, and what is made of it, and
+    :func:`~mmattn.ops.upsample_argmax.upsample_argmax`. Everything else, and every tensor that is not on a CUDA device,
+    is computed by torch as before.
 
     Args:
         mode: False switches them off.
@@ -67,6 +68,11 @@ def dense(q: Tensor, k: Tensor, v: Tensor) -> bool:
     kind = q.device.type
     dtype = torch.get_autocast_dtype(kind) if _asked and torch.is_autocast_enabled(kind) else q.dtype
     return _asked and kind == "cuda" and suits(dtype, *q.shape[1:], *v.shape[1:])
+
+
+def labels(logits: Tensor) -> bool:
+    """Whether :func:`~mmattn.ops.upsample_argmax.upsample_argmax` takes the kernel."""
+    return _asked and logits.device.type == "cuda" and logits.dtype != torch.float64
 
 
 def suits(dtype: torch.dtype, n: int, d: int, m: int, e: int) -> bool:

@@ -56,24 +56,26 @@ class Blocks:
     warps: int = 8
 
 
-def blocks(kernel: str, dtype: torch.dtype, d: int, e: int) -> Blocks:
+def blocks(kernel: str, dtype: torch.dtype, precision: str, d: int, e: int) -> Blocks:
     """Blocks that neither spill registers nor outgrow the shared memory of an H100.
 
     Args:
         kernel: "forward", "queries" (dQ), "keys" (dK) or "values" (dV).
         dtype: Of q, k and v.
+        precision: In which float32 is multiplied, "ieee" or "tf32".
         d: Width of keys.
         e: Width of values.
     """
     d, e = _power(d), _power(e)
     if dtype == torch.float32:
-        own, other, values, stages = (32, 32, min(e, 64), 2) if kernel in ("forward", "values") else (32, 32, 32, 1)
+        small = 32 if precision == "tf32" else 16
+        own, other, values, stages = (32, 32, 64, 2) if kernel in ("forward", "values") else (small, small, 32, 1)
     elif kernel in ("forward", "values"):
-        own, other, values, stages = 128, 64, min(e, 256), 2
+        own, other, values, stages = 128, 64, 256, 2
     else:  # all columns of the values at once
         own, other, values, stages = 128 if d + e <= 576 else 64, 64 if d + e <= 256 else 32, e, 2
     queries, keys = (own, other) if kernel in ("forward", "queries") else (other, own)
-    return Blocks(queries, keys, values, stages)
+    return Blocks(queries, keys, min(e, values), stages)
 
 
 def _power(width: int) -> int:
@@ -234,13 +236,13 @@ def _values(
 def _constants(kernel: str, q: Tensor, v: Tensor) -> dict[str, object]:
     """What the kernels are compiled for."""
     d, e = q.shape[2], v.shape[2]
-    use = blocks(kernel, q.dtype, d, e)
     matmul = torch.backends.cuda.matmul
     tf32 = matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
+    precision = "tf32" if tf32 else "ieee"
+    use = blocks(kernel, q.dtype, precision, d, e)
     return {
         "D": d, "E": e, "BLOCK_D": _power(d), "BLOCK_E": use.values, "BLOCK_N": use.queries, "BLOCK_M": use.keys,
-        "PRECISION": "tf32" if tf32 else "ieee",
-        "num_warps": use.warps, "num_stages": use.stages,
+        "PRECISION": precision, "num_warps": use.warps, "num_stages": use.stages,
     }  # fmt: skip
 
 
@@ -265,7 +267,8 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tenso
     constants = _constants("forward", q, v)
     grid = (triton.cdiv(n, constants["BLOCK_N"]), b, triton.cdiv(e, constants["BLOCK_E"]))
     strides = (stride for x in (q, k, v, out) for stride in x.stride())
-    _forward[grid](q, k, v, out, logs, n, m, scale * math.log2(math.e), *strides, **constants)
+    with torch.cuda.device_of(q):
+        _forward[grid](q, k, v, out, logs, n, m, scale * math.log2(math.e), *strides, **constants)
     return out, logs
 
 
@@ -284,18 +287,19 @@ def _flash_backward(
     dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
     delta = logs.new_empty(b, n)
     scales = (scale * math.log2(math.e), scale)
-    constants = _constants("queries", q, v)
-    strides = (stride for x in (q, k, v, out, grad, dq) for stride in x.stride())
-    grid = (triton.cdiv(n, constants["BLOCK_N"]), b)
-    _queries[grid](q, k, v, out, logs, grad, delta, dq, n, m, *scales, *strides, **constants)
-    constants = _constants("keys", q, v)
-    strides = (stride for x in (q, k, v, grad, dk) for stride in x.stride())
-    grid = (triton.cdiv(m, constants["BLOCK_M"]), b)
-    _keys[grid](q, k, v, logs, grad, delta, dk, n, m, *scales, *strides, **constants)
-    constants = _constants("values", q, v)
-    strides = (stride for x in (q, k, grad, dv) for stride in x.stride())
-    grid = (triton.cdiv(m, constants["BLOCK_M"]), b, triton.cdiv(v.shape[2], constants["BLOCK_E"]))
-    _values[grid](q, k, logs, grad, dv, n, m, scales[0], *strides, **constants)
+    with torch.cuda.device_of(q):
+        constants = _constants("queries", q, v)
+        strides = (stride for x in (q, k, v, out, grad, dq) for stride in x.stride())
+        grid = (triton.cdiv(n, constants["BLOCK_N"]), b)
+        _queries[grid](q, k, v, out, logs, grad, delta, dq, n, m, *scales, *strides, **constants)
+        constants = _constants("keys", q, v)
+        strides = (stride for x in (q, k, v, grad, dk) for stride in x.stride())
+        grid = (triton.cdiv(m, constants["BLOCK_M"]), b)
+        _keys[grid](q, k, v, logs, grad, delta, dk, n, m, *scales, *strides, **constants)
+        constants = _constants("values", q, v)
+        strides = (stride for x in (q, k, grad, dv) for stride in x.stride())
+        grid = (triton.cdiv(m, constants["BLOCK_M"]), b, triton.cdiv(v.shape[2], constants["BLOCK_E"]))
+        _values[grid](q, k, logs, grad, dv, n, m, scales[0], *strides, **constants)
     return dq, dk, dv
 
 

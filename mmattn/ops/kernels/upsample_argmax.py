@@ -58,10 +58,11 @@ def _run(x: Tensor, labels: Tensor, counts: Tensor, align_corners: bool, *, coun
     (b, classes, h, w), (height, width) = x.shape, labels.shape[1:]
     steps = (_step(n, to, align_corners) for n, to in ((h, height), (w, width)))
     grid = (triton.cdiv(width, BLOCK), height, b)
-    _label[grid](
-        x, labels, counts, classes, h, w, height, width, *steps, *x.stride(), ignore,
-        ALIGN=align_corners, COUNT=count, COPIES=COPIES, BLOCK=BLOCK, num_warps=4,
-    )  # fmt: skip
+    with torch.cuda.device_of(x):
+        _label[grid](
+            x, labels, counts, classes, h, w, height, width, *steps, *x.stride(), ignore,
+            ALIGN=align_corners, COUNT=count, COPIES=COPIES, BLOCK=BLOCK, num_warps=4,
+        )  # fmt: skip
 
 
 def _step(n: int, to: int, align_corners: bool) -> float:
