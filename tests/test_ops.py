@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmattn.layers import plane, tokens
-from mmattn.ops import criss_cross, point_wise, psa_mask
+from mmattn.ops import additive, criss_cross, point_wise, psa_mask
+from mmattn.ops.additive import additive_reference
 from mmattn.ops.attention import attend, attend_reference, chunked
 from mmattn.ops.attention_pool import attention_pool, attention_pool_reference
 from mmattn.ops.criss_cross import criss_cross_reference
@@ -69,6 +70,11 @@ def pooled(op: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Tensor]:
     return on_maps
 
 
+def summed(op: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """One number for each query and each key."""
+    return lambda a, b, v: plane(op(a.flatten(1), b.flatten(1), tokens(v)), v.shape[2:])
+
+
 def masked(op: Callable[..., Tensor], mask_size: tuple[int, int], direction: str) -> Callable[..., Tensor]:
     """Masks predicted by weights that are pixels of a map."""
 
@@ -92,6 +98,7 @@ OPS = pytest.mark.parametrize(
         pytest.param(Lean(pooled(attention_pool), pooled(attention_pool_reference), (6, 6)), id="attention_pool"),
         pytest.param(Lean(mapped(gram), mapped(gram_reference), (6,)), id="gram"),
         pytest.param(Lean(flat(chunked), flat(attend_reference), (6, 6, 9)), id="chunked"),
+        pytest.param(Lean(summed(additive), summed(additive_reference), (1, 1, 9)), id="additive"),
         pytest.param(both((5, 4), "collect"), id="collect"),
         pytest.param(both((30, 57), "distribute"), id="distribute"),
     ],
@@ -204,6 +211,18 @@ def test_plain_attention_makes_all_pairs():
     with Largest() as seen:
         results(flat(attend_reference), Lean(attend, attend_reference, (2, 2, 2)).inputs((40, 41)))
     assert seen.elements >= (40 * 41) ** 2
+
+
+def test_keys_that_only_just_count():
+    """Sums that nearly cancel, and a key that adds up to nothing: it has no gradient."""
+    a, b = torch.tensor([[-1000.0, -1000.5]]).requires_grad_(), torch.tensor([[1000.0, 1000.001, 0.0]]).requires_grad_()
+    v = torch.tensor([[[3.0], [5.0], [7.0]]])
+    y = additive(a, b, v)
+    gap = (b - 1000).detach()[0, 1]
+    torch.testing.assert_close(y[0, :, 0], torch.tensor([5 * gap / 3, 0]), rtol=1e-6, atol=0)
+    y.sum().backward()
+    torch.testing.assert_close(a.grad, torch.tensor([[5 / 3, 0]]))
+    torch.testing.assert_close(b.grad, torch.tensor([[0, 5 / 3, 0]]))
 
 
 def loop_mask(logits, mask_size, direction):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mmattn.catalogue import register
 from mmattn.layers import AttentionTap, ConvNormAct, Layer, narrow, plane, tokens, zero_start
 from mmattn.layers.records import Additive, Pairwise
-from mmattn.ops import attend
+from mmattn.ops import additive, attend
 
 Mode = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
 
@@ -102,7 +102,7 @@ class NonLocal(nn.Module):
         if self.mode == "concatenation":
             w1, w2 = self.concat_project.conv.weight.flatten().chunk(2)  # (d,), (d,)
             a, b = theta @ w1, phi @ w2  # (b, n), (b, m)
-            y = (a[:, :, None] + b[:, None]).relu() / b.shape[1] @ g  # (b, n, d)
+            y = additive(a, b, g)  # (b, n, d)
             self.tap.offer(lambda: Additive(a, b, size, key_size))
         elif self.mode == "dot_product":
             y = theta @ (phi.mT @ g / phi.shape[1])  # (b, n, d), all pairs never made
