@@ -7,10 +7,13 @@ from itertools import groupby
 
 import pytest
 import torch
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
 from tiny import call
 from torch import nn
 
-from mmattn.engine.benchmark import bars, measure, peers, report
+from mmattn.cli import UserError
+from mmattn.engine.benchmark import bars, gpu, measure, models, peers, report, routes, stages
 from mmattn.engine.benchmark.pairs import MODULES, DifferentError, Pair, Setting, Side, check, module_pair
 from mmattn.engine.benchmark.report import Row
 
@@ -121,7 +124,7 @@ def test_stages_agree(item):
 
 
 def test_what_mmseg_has_no_memory_for_is_measured_alone(monkeypatch):
-    monkeypatch.setattr(peers, "_free", lambda device: 0.01)
+    monkeypatch.setattr(peers, "free", lambda device: 0.01)
     (row,) = peers.compare(["pam"], SMALL, sizes=[(6, 10)], modes=["eval"], repeat=1, memory=False)
     assert row.theirs is None
     assert row.ours > 0
@@ -150,3 +153,116 @@ def test_the_tool_prints_and_writes_what_it_measured(monkeypatch, capsys, tmp_pa
 def test_wrong_arguments_are_named(arguments, message, monkeypatch, capsys):
     assert call("benchmark", arguments, monkeypatch) == 2
     assert message in capsys.readouterr().err
+
+
+TINY = """
+_base_ = "{base}"
+model = dict(
+    pretrained=None,
+    backbone=dict(type="ResNet", depth=18, base_channels=8, stem_channels=8, norm_cfg=dict(type="BN")),
+    decode_head=dict(in_channels=64, channels=8, norm_cfg=dict(type="BN")),
+    auxiliary_head=dict(in_channels=32, channels=8, norm_cfg=dict(type="BN")),
+)
+visualizer = dict(vis_backends=[])
+"""
+
+
+@pytest.fixture
+def tiny_config(tmp_path):
+    path = tmp_path / "ccnet_tiny.py"
+    path.write_text(TINY.format(base=stages.CONFIG.as_posix()))
+    return path
+
+
+def test_whole_models_agree_and_a_setting_that_differs_is_refused(tiny_config, monkeypatch):
+    setting = Setting(size=(8, 12))
+    monkeypatch.setitem(models.VARIANTS, "wrong", ("wrong",))
+    monkeypatch.setitem(models._STEPS, "wrong", lambda model: nn.init.zeros_(model.decode_head.conv_seg.weight))
+    wanted = ["plain", "folded", "channels_last", "bf16", "wrong"]
+    *rows, wrong = models.compare([tiny_config], wanted, setting, repeat=1, memory=False)
+    assert [row.mode for row in rows] == wanted[:-1]
+    assert all(row.difference < (5e-2 if row.mode == "bf16" else 1e-5) for row in rows)
+    assert all("images/s" in row.note for row in rows)
+    assert wrong.ratio is None
+    assert "not timed" in wrong.note
+    with pytest.raises(UserError, match="no setting 'quick'"):
+        list(models.compare([tiny_config], ["quick"], setting, repeat=1, memory=False))
+
+
+def test_a_model_that_mmseg_lacks_is_measured_alone():
+    path = stages.CONFIG.with_name("polarized_r50.py")
+    (row,) = models.compare([path], ["plain"], Setting(size=(4, 4)), repeat=1, memory=False)
+    assert row.theirs is None
+    assert row.ours > 0
+    assert "mmseg has no such model" in row.note
+
+
+def test_exponents():
+    counts = [2048, 8192, 32768]
+    assert models.exponent(counts, [1e-6 * n**1.5 for n in counts]) == pytest.approx(1.5)
+    assert models.exponent(counts, [3.0 * n for n in counts[:2]] + [None]) == pytest.approx(1.0)
+    assert models.exponent(counts, [1.0, None, None]) is None
+
+
+def test_both_routes_score_the_same_frames(tiny_config, tmp_path, monkeypatch):
+    for manager in (MMLogger, MessageHub, DefaultScope):
+        monkeypatch.setattr(manager, "_instance_dict", {})
+    place = tmp_path / "frames"
+    assert routes.lay_out(place, None, (64, 96), 2) == (64, 96)
+    torch.save(models.build(tiny_config, "plain", "cpu").state_dict(), tmp_path / "tiny.pth")
+    found = []
+    for scope, fast in (("mmseg", False), ("mmattn", False), ("mmattn", True)):
+        for manager in (MMLogger, MessageHub, DefaultScope):
+            manager._instance_dict.clear()
+        found.append(routes.run(str(tiny_config), str(tmp_path / "tiny.pth"), str(place), (64, 96), scope, fast))
+    assert found[0]["mIoU"] == found[1]["mIoU"]
+    for outcome in found:
+        assert all(outcome[stage] > 0 for stage in routes.STAGES)
+        assert sum(outcome[stage] for stage in routes.STAGES) == pytest.approx(outcome["total"])
+
+
+def test_frames_of_a_folder_are_taken_in_turn(tmp_path):
+    first, again = tmp_path / "first", tmp_path / "again"
+    routes.lay_out(first, None, (32, 64), 2)
+    with pytest.raises(UserError, match="leftImg8bit"):
+        routes.lay_out(tmp_path / "none", tmp_path / "nowhere", (32, 64), 2)
+    assert routes.lay_out(again, first, (1, 1), 5) == (32, 64)
+    for kind in ("leftImg8bit", "gtFine"):
+        files = sorted((again / kind).rglob("*.png"))
+        assert len(files) == 5
+        assert files[0].read_bytes() == files[2].read_bytes() != files[1].read_bytes()
+
+
+def test_the_gpu_script_runs_within_its_budget(tiny_config, monkeypatch):
+    monkeypatch.setattr(gpu, "DANET", tiny_config)
+    names = [name for name, _ in gpu.jobs("cpu", 16)]
+    assert gpu.measure("cpu", -1.0, print, 16) == ([], names)
+    half = Setting(size=(6, 8), dtype=torch.bfloat16)
+    rows = [gpu.module("gc", "eval", half), gpu.module("cam", "train", half), gpu.classes_and_counts(half)]
+    rows += [gpu.danet("eval", half), gpu.danet("train", replace(half, batch=2))]
+    for row in rows:
+        assert set(row.ms) == {"mmseg", "torch"}
+        assert all(ms > 0 for ms in row.ms.values())
+    text = gpu.table(rows, ["the rest"])
+    assert text.count("\n| ") == len(rows)
+    assert "the time was up: the rest" in text
+
+
+def test_what_fails_on_the_gpu_does_not_stop_the_rest(monkeypatch):
+    def fail():
+        raise DifferentError("result 0 is off")
+
+    row = gpu.Found("pam", "eval", (64, 128), "bfloat16", 1, {"mmseg": 0.5, "torch": 0.25, "triton": 0.2}, {})
+    monkeypatch.setattr(gpu, "jobs", lambda device, scale: [("bad", fail), ("good", lambda: row)])
+    (bad, good), dropped = gpu.measure("cpu", 60.0, print)
+    assert dropped == []
+    assert bad.note == "not measured: DifferentError: result 0 is off"
+    assert good.aim.ms == 0.18
+    assert "| 2.50x |" in gpu.table([good], [])
+
+
+def test_aims_are_measured():
+    names = {name for name, _ in gpu.jobs("cpu")}
+    for item, mode, size in bars.AIMS:
+        known = (item, f"{item} {mode}", f"{item} {mode} {size[0]}x{size[1]} bfloat16")
+        assert any(name in names for name in known)

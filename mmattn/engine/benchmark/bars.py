@@ -53,3 +53,38 @@ BARS: dict[tuple[str, str, tuple[int, int]], Bar] = {
     ("ccnet_test", "plain", LARGE): Bar(1.0),
     ("ccnet_test", "fast", LARGE): Bar(2.5),
 }
+
+
+@dataclass(frozen=True)
+class Aim:
+    """Of one item on one H200, bfloat16, one image. Reasoned from arithmetic and traffic, not measured.
+
+    Attributes:
+        floor: Milliseconds below which the hardware does not go.
+        ms: What we aim at.
+        mmseg: What mmseg under autocast is estimated to take.
+        rate: Images per second aimed at, instead of milliseconds.
+        gb: GB of memory aimed at, instead.
+    """
+
+    floor: float | None = None
+    ms: float | None = None
+    mmseg: float | None = None
+    rate: float | None = None
+    gb: float | None = None
+
+
+# (item, mode, rows and columns of the map) -> aim
+AIMS: dict[tuple[str, str, tuple[int, int]], Aim] = {
+    ("pam", "eval", MAP): Aim(0.10, 0.18, 0.5),
+    ("pam", "eval", LARGE): Aim(1.6, 2.7, 8.0),
+    ("pam", "train", MAP): Aim(0.30, 0.65, 1.3),
+    ("pam", "train", LARGE): Aim(gb=0.2),
+    ("criss_cross", "eval", MAP): Aim(0.015, 0.03, 0.125),
+    ("gc", "eval", MAP): Aim(0.006, 0.02, 0.05),
+    ("afnb", "eval", MAP): Aim(0.11, 0.2, 0.35),
+    ("psa", "eval", MAP): Aim(0.04, 0.15, 0.5),
+    ("classes_and_counts", "eval", LARGE): Aim(0.005, 0.04, 0.5),
+    ("danet", "train", MAP): Aim(rate=110.0),
+    ("danet", "eval", LARGE): Aim(5.6, 12.0, 46.0),
+}

@@ -10,11 +10,14 @@ from datetime import datetime
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 
+from mmattn.cli import UserError
+
+T = TypeVar("T")
 SHORT = 0.02  # seconds that one sample takes at least
 MIB = 2**20
 
@@ -105,16 +108,30 @@ def extra_memory(prepare: Callable[..., Callable[[], object]], *args: Any, devic
     """
     if device.startswith("cuda"):
         return _allocated(prepare(*args))
+    return apart(_peak, prepare, *args)
+
+
+def apart(function: Callable[..., T], *args: Any) -> T | None:
+    """What a function of a module returns in a process of its own, with as many threads as here.
+
+    Returns:
+        None where the process came to no end of its own; the system kills those that want too much memory.
+
+    Raises:
+        UserError: The function raised it.
+    """
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(sender, torch.get_num_threads(), prepare, args))
+    process = context.Process(target=_child, args=(sender, torch.get_num_threads(), function, args))
     process.start()
     sender.close()
     try:
         found = receiver.recv()
-    except EOFError:  # the system ended it, for want of memory most likely
+    except EOFError:
         found = None
     process.join()
+    if isinstance(found, UserError):
+        raise found
     return found
 
 
@@ -128,14 +145,26 @@ def _allocated(call: Callable[[], object]) -> float | None:
     return (torch.cuda.max_memory_allocated() - before) / MIB
 
 
-def _child(sender: Connection, threads: int, prepare: Callable[..., Callable[[], object]], args: tuple) -> None:
+def _child(sender: Connection, threads: int, function: Callable[..., object], args: tuple) -> None:
     torch.set_num_threads(threads)
+    try:
+        sender.send(function(*args))
+    except UserError as error:
+        sender.send(error)
+
+
+def _peak(prepare: Callable[..., Callable[[], object]], *args: Any) -> float | None:
+    """MiB that a call adds to what is resident."""
     _load_kernels()
     call = prepare(*args)
-    before = _forget_peak()
+    before = forget_peak()
     call()
-    after = _status("VmHWM")
-    sender.send(None if before is None or after is None else max(0.0, (after - before) / 1024))
+    return None if before is None else peak() - before
+
+
+def peak() -> float | None:
+    """MiB that were resident at most since :func:`forget_peak`; None where the system does not tell."""
+    return _status("VmHWM")
 
 
 def _load_kernels() -> None:
@@ -145,20 +174,19 @@ def _load_kernels() -> None:
     (y @ y.mT).softmax(dim=2).sum().backward()
 
 
-def _forget_peak() -> int | None:
-    """Set the peak of resident memory back to what is resident now; that, in KiB."""
+def forget_peak() -> float | None:
+    """Set the peak of resident memory back to what is resident now; that, in MiB."""
     resident = _status("VmRSS")
     if resident is not None:
         Path("/proc/self/clear_refs").write_text("5")
     return resident
 
 
-def _status(field: str) -> int | None:
-    """A number of Linux' ``/proc/self/status``, KiB."""
+def _status(field: str) -> float | None:
+    """A number of Linux' ``/proc/self/status``, in MiB."""
     path = Path("/proc/self/status")
-    if not path.is_file():
-        return None
-    return next(int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith(f"{field}:"))
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:")), None)
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:

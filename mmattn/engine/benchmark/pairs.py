@@ -1,6 +1,7 @@
 """Pairs to compare: mmseg's module and ours, with the same weights and on the same inputs."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
@@ -248,15 +249,22 @@ class GatheredMask(nn.Module):
         return (full if self.collect else full.mT).unflatten(2, (h, w)).contiguous()
 
 
-def head_pair(name: str, arguments: dict[str, Any], device: str = "cpu") -> tuple[nn.Module, nn.Module]:
-    """mmseg's head of that name and ours, with the same weights, none of them zero."""
+@contextmanager
+def mmseg_can_build() -> Iterator[None]:
+    """Give mmseg's heads what they lack without compiled operators."""
     kept = cc_head.CrissCrossAttention, psa_head.PSAMask
     cc_head.CrissCrossAttention, psa_head.PSAMask = criss_cross_of_mmcv(), GatheredMask
     try:
-        torch.manual_seed(0)
-        theirs = getattr(decode_heads, name)(**arguments)
+        yield
     finally:
         cc_head.CrissCrossAttention, psa_head.PSAMask = kept
+
+
+def head_pair(name: str, arguments: dict[str, Any], device: str = "cpu") -> tuple[nn.Module, nn.Module]:
+    """mmseg's head of that name and ours, with the same weights, none of them zero."""
+    torch.manual_seed(0)
+    with mmseg_can_build():
+        theirs = getattr(decode_heads, name)(**arguments)
     fill(theirs)
     ours = MODELS.build({"type": name, **arguments})
     ours.load_state_dict(theirs.state_dict())

@@ -82,9 +82,9 @@ def measure(item: str, pair: Pair, mode: str, setting: Setting, repeat: int, mem
     """One row of :func:`compare`."""
     train = mode == "train"
     row = Row(item, mode, setting.size, setting.batch, str(setting.dtype).removeprefix("torch."))
-    needed = _held(item, mode, setting)
+    needed = held(item, mode, setting)
     sides = {"theirs": pair.theirs, "ours": pair.ours}
-    if needed > 0.8 * _free(setting.device):
+    if needed > 0.8 * free(setting.device):
         del sides["theirs"]
         row = replace(row, note=f"not compared: mmseg's needs {needed / 1024:.0f} GiB, which are not free here")
     else:
@@ -107,13 +107,13 @@ def prepare(item: str, side: str, train: bool, setting: Setting) -> Callable[[],
     return partial(getattr(pair, side).step, pair.inputs, train, setting)
 
 
-def _held(item: str, mode: str, setting: Setting) -> float:
+def held(item: str, mode: str, setting: Setting) -> float:
     """MiB of the maps between all positions that mmseg's module holds."""
     h, w = setting.size
     return HELD.get(item, {}).get(mode, 0) * 4 * setting.batch * (h * w) ** 2 / MIB
 
 
-def _free(device: str) -> float:
+def free(device: str) -> float:
     """MiB that can be had."""
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(device)[0] / MIB

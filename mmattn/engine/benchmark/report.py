@@ -83,17 +83,21 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def save(path: Path, machine: dict[str, Any], command: str, rows: Sequence[Row]) -> None:
+def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows with their ratios and bars."""
+    return [
+        asdict(row) | {"ratio": row.ratio, "bar": row.bar and asdict(row.bar), "missed": missed(row)} for row in rows
+    ]
+
+
+def save(path: Path, machine: dict[str, Any], command: str, rows: Sequence[dict[str, Any]]) -> None:
     """Write a measurement as JSON.
 
     Raises:
         UserError: The file cannot be written.
     """
-    found = [
-        asdict(row) | {"ratio": row.ratio, "bar": row.bar and asdict(row.bar), "missed": missed(row)} for row in rows
-    ]
     try:
-        path.write_text(json.dumps({"command": command, "machine": machine, "rows": found}, indent=2) + "\n")
+        path.write_text(json.dumps({"command": command, "machine": machine, "rows": rows}, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 

@@ -99,6 +99,11 @@ def _fed(model: nn.Module, step: Callable[[nn.Module], Any]) -> Side:
     return Side(call)
 
 
+def truth(setting: Setting) -> Tensor:
+    """The classes that are counted against, (b, h, w)."""
+    return torch.cat([sample.gt_sem_seg.data for sample in _samples(setting)[1]])
+
+
 def upsample_argmax(setting: Setting) -> Pair:
     """From a head's logits to the class of each pixel, by ``predict`` of the segmentors."""
     labels, samples = _samples(setting)

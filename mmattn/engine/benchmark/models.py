@@ -1,0 +1,202 @@
+"""Whole models: what each setting of ours costs beside mmseg's plain one, and how cost grows with the map."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import mmseg.registry
+import torch
+from mmengine.config import ConfigDict
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DefaultScope
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+from torch import nn
+
+from mmattn.cli import UserError
+from mmattn.engine import config, fast
+from mmattn.engine.benchmark import peers
+from mmattn.engine.benchmark.measure import alternate, extra_memory
+from mmattn.engine.benchmark.pairs import Setting, distance, fill, flat, mmseg_can_build
+from mmattn.engine.benchmark.report import Row
+from mmattn.engine.benchmark.stages import STRIDE
+
+#: Settings of a model, each with what it adds to the plain one.
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    "channels_last": ("channels_last",),
+    "folded": ("folded",),
+    "bf16": ("folded", "channels_last", "bfloat16"),
+    "fast": ("fast",),
+    "compile": ("folded", "channels_last", "bfloat16", "compile"),
+}
+GENTLE = {"bf16": 5e-2, "fast": 5e-2, "compile": 5e-2}  # of the logits; others agree to float32
+TIGHT = 2e-4
+
+
+def build(path: Path, variant: str, device: str) -> nn.Module:
+    """A model with random weights, the same each time; ``variant`` is one of :data:`VARIANTS`, or ``mmseg``.
+
+    Raises:
+        UserError: mmseg does not have it, or the config does not load.
+    """
+    torch.manual_seed(0)
+    model = config.build_model(config.load_config(path), device=device)
+    fill(model)
+    if variant == "mmseg":
+        return _theirs(path, model).to(device).eval()
+    for step in VARIANTS[variant]:
+        _STEPS[step](model)
+    return model
+
+
+def _theirs(path: Path, ours: nn.Module) -> nn.Module:
+    cfg = config.read(path)
+    config.without_pretrained(cfg)
+    with DefaultScope.overwrite_default_scope("mmseg"), mmseg_can_build():
+        try:
+            model = mmseg.registry.MODELS.build(ConfigDict(cfg.model))
+        except KeyError as error:
+            raise UserError(f"mmseg has no such model as {path}: {error.args[0]}") from error
+    model = revert_sync_batchnorm(model)
+    model.load_state_dict(ours.state_dict())
+    return model
+
+
+def _compile(model: nn.Module) -> None:
+    model.extract_feat = torch.compile(model.extract_feat)
+    model.decode_head.forward = torch.compile(model.decode_head.forward)
+
+
+_STEPS: dict[str, Callable[[nn.Module], Any]] = {
+    "channels_last": lambda model: model.to(memory_format=torch.channels_last),
+    "folded": fast.fold_batch_norms,
+    "bfloat16": fast.compute_in_bfloat16,
+    "fast": fast.quicken,
+    "compile": _compile,
+}
+
+
+def step(model: nn.Module, mode: str, batch: int, size: tuple[int, int], device: str) -> Callable[[], object]:
+    """What to time: prediction of random images, classes and all, or in training loss and gradients."""
+    images = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1)).to(device)
+    if mode == "eval":
+
+        def predict() -> object:
+            with torch.no_grad():
+                return [found.pred_sem_seg.data for found in model(images, mode="predict")]
+
+        return predict
+    labels = torch.randint(0, model.num_classes, (batch, 1, *size)).to(device)
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=label), metainfo={"img_shape": size}) for label in labels]
+    model.train()
+
+    def train() -> object:
+        losses = model(images, samples, mode="loss")
+        total = sum(value for key, value in losses.items() if "loss" in key)
+        return torch.autograd.grad(total, [p for p in model.parameters() if p.requires_grad], allow_unused=True)
+
+    return train
+
+
+def prepare(
+    path: Path, variant: str, mode: str, batch: int, size: tuple[int, int], device: str
+) -> Callable[[], object]:
+    """:func:`step` of a model of its own."""
+    return step(build(path, variant, device), mode, batch, size, device)
+
+
+def compare(
+    paths: Sequence[Path],
+    variants: Sequence[str],
+    setting: Setting,
+    *,
+    repeat: int,
+    memory: bool,
+    time: bool = True,
+) -> Iterator[Row]:
+    """Time whole models and measure their memory, each setting beside mmseg's plain float32.
+
+    Args:
+        paths: Configs.
+        variants: Of :data:`VARIANTS`.
+        setting: Size of the map, batch and device.
+        repeat: Samples of each.
+        memory: Measure the peak of extra memory as well.
+        time: Measure time.
+
+    Yields:
+        A row for each config and setting; the logits of both were compared first.
+
+    Raises:
+        UserError: A config does not load, or there is no such setting.
+    """
+    for variant in variants:
+        if variant not in VARIANTS:
+            raise UserError(f"there is no setting {variant!r}; there are {', '.join(VARIANTS)}")
+    size = (STRIDE * setting.size[0], STRIDE * setting.size[1])
+    for path, variant in peers.told([(p, v) for p in paths for v in variants], lambda job: f"{job[0].stem}, {job[1]}"):
+        yield _row(path, variant, setting, size, repeat, memory, time)
+
+
+def _row(
+    path: Path, variant: str, setting: Setting, size: tuple[int, int], repeat: int, memory: bool, time: bool
+) -> Row:
+    names = {"theirs": "mmseg", "ours": variant}
+    found: dict[str, Any] = {}
+    try:
+        models = {side: build(path, name, setting.device) for side, name in names.items()}
+    except UserError as error:
+        del names["theirs"]
+        found["note"] = str(error)
+        models = {side: build(path, name, setting.device) for side, name in names.items()}
+    head = type(models["ours"].decode_head).__name__
+    needed = peers.held({"DAHead": "pam", "NLHead": "non_local"}.get(head, ""), "eval", setting)
+    if "theirs" in models and needed > 0.8 * peers.free(setting.device):
+        del models["theirs"], names["theirs"]
+        found["note"] = f"not compared: mmseg's needs {needed / 1024:.0f} GiB, which are not free here"
+    if "theirs" in models and time:
+        images = torch.randn(setting.batch, 3, *size).to(setting.device)
+        with torch.no_grad():
+            theirs, ours = (next(iter(flat(models[side](images)))) for side in ("theirs", "ours"))
+        found["difference"] = distance(ours, theirs)
+        if not found["difference"] <= GENTLE.get(variant, TIGHT):
+            return Row(path.stem.partition("_")[0], variant, setting.size, setting.batch, note=f"not timed: {found}")
+    if time:
+        calls = [step(model, "eval", setting.batch, size, setting.device) for model in models.values()]
+        times = alternate(calls, repeat, setting.device)
+        found |= {side: one.median for side, one in zip(models, times, strict=True)}
+        rate = f"{setting.batch / found['ours']:.2f} images/s"
+        found["note"] = "; ".join(filter(None, [found.get("note", ""), rate]))
+    del models
+    if memory:
+        for side, name in names.items():
+            args = (path, name, "eval", setting.batch, size, setting.device)
+            found[f"{side}_mib"] = extra_memory(prepare, *args, device=setting.device)
+    return Row(path.stem.partition("_")[0], variant, setting.size, setting.batch, **found)
+
+
+def scaling(sizes: Sequence[tuple[int, int]], setting: Setting, repeat: int) -> Iterator[tuple[list[Row], str]]:
+    """How the time of criss-cross attention and the memory of dense attention grow with the number of positions.
+
+    Yields:
+        The rows of one item, and the exponents that fit them best.
+    """
+    for item, memory in (("criss_cross", False), ("pam", True)):
+        rows = list(peers.compare([item], setting, sizes=sizes, modes=["eval"], repeat=repeat, memory=memory))
+        found = []
+        for side in ("theirs", "ours"):
+            values = [getattr(row, f"{side}_mib" if memory else side) for row in rows]
+            fitted = exponent([math.prod(row.size) for row in rows], values)
+            found.append(f"{'mmseg' if side == 'theirs' else side} N^{fitted:.2f}" if fitted else f"{side} not fitted")
+        yield rows, f"{item}, {'memory' if memory else 'time'}: {', '.join(found)}"
+
+
+def exponent(counts: Sequence[int], values: Sequence[float | None]) -> float | None:
+    """The slope of a line through the logarithms; None for fewer than two values."""
+    points = [(math.log(n), math.log(value)) for n, value in zip(counts, values, strict=True) if value]
+    if len(points) < 2:
+        return None
+    x, y = (sum(column) / len(points) for column in zip(*points, strict=True))
+    return sum((a - x) * (b - y) for a, b in points) / sum((a - x) ** 2 for a, _ in points)
