@@ -22,6 +22,7 @@ ITEMS: dict[str, Callable[[Setting], Pair]] = {
     **{item: partial(module_pair, item) for item in MODULES},
     "upsample_argmax": stages.upsample_argmax,
     "iou": stages.iou,
+    "classes_and_counts": stages.classes_and_counts,
     "loss": stages.loss,
     "loading_png": stages.loading,
     "loading_cache": partial(stages.loading, cached=True),

@@ -99,11 +99,6 @@ def _fed(model: nn.Module, step: Callable[[nn.Module], Any]) -> Side:
     return Side(call)
 
 
-def truth(setting: Setting) -> Tensor:
-    """The classes that are counted against, (b, h, w)."""
-    return torch.cat([sample.gt_sem_seg.data for sample in _samples(setting)[1]])
-
-
 def upsample_argmax(setting: Setting) -> Pair:
     """From a head's logits to the class of each pixel, by ``predict`` of the segmentors."""
     labels, samples = _samples(setting)
@@ -126,6 +121,41 @@ def loss(setting: Setting) -> Pair:
         return model.loss(image, samples)
 
     return Pair(*(_fed(model, losses) for model in _both(setting)), (logits.requires_grad_(),), ("train",))
+
+
+def classes_and_counts(setting: Setting) -> Pair:
+    """From a head's logits to counts of pixels: :func:`upsample_argmax` and :func:`iou` together."""
+    labels, samples = _samples(setting)
+    logits = torch.stack([logits_of(label, setting.size) for label in labels]).to(setting.device)
+    image = torch.empty(setting.batch, 3, *_pixels(setting), device=setting.device)
+    metrics = iter((MMSegIoUMetric, IoUMetric))
+
+    def side(model: nn.Module) -> Side:
+        metric = next(metrics)
+
+        def count(model: nn.Module) -> list[Tensor]:
+            found = model.eval().predict(image, samples)
+            pairs = [(sample.pred_sem_seg.data[0], sample.gt_sem_seg.data[0]) for sample in found]
+            counts = [torch.stack([*metric.intersect_and_union(*p, CLASSES, 255)]).double().cpu() for p in pairs]
+            return [sum(counts)]
+
+        return _fed(model, count)
+
+    return Pair(*(side(model) for model in _both(setting)), (logits,), ("eval",))
+
+
+def fused_counts(setting: Setting) -> Side:
+    """:func:`classes_and_counts` by the Triton kernel that makes no label map."""
+    from mmattn.ops.kernels.upsample_argmax import confusion  # wants triton
+
+    truth = torch.cat([sample.gt_sem_seg.data for sample in _samples(setting)[1]])  # (b, h, w)
+
+    def count(logits: Tensor) -> list[Tensor]:
+        counts = confusion(logits, truth)  # (true, predicted)
+        both, predicted, true = counts.diagonal(), counts.sum(0), counts.sum(1)
+        return [torch.stack([both, predicted + true - both, predicted, true]).double().cpu()]
+
+    return Side(count)
 
 
 def iou(setting: Setting) -> Pair:
