@@ -12,7 +12,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/ready
 DEMO := work_dirs/ccnet_r50_sample
 
-.PHONY: demo test slow check mutate
+.PHONY: demo test slow bench check mutate
 
 demo: $(READY)
 	@if [ -e data/cityscapes ]; then \
@@ -30,6 +30,10 @@ test: $(READY)
 
 slow: $(READY)
 	$(RUN) -m pytest -m slow
+
+# beside MMSegmentation's modules, see docs/performance.md
+bench: $(READY)
+	$(RUN) tools/benchmark.py peers
 
 # MECHANISMS=criss_cross breaks one; all of them take half an hour
 mutate: $(READY)
