@@ -136,7 +136,8 @@ def expected_views(steps: list[Record]) -> Iterator[tuple[str, Any]]:
         yield "all", lambda y, x: first.row(y, x)[0, 0]
     elif isinstance(first, Regions):
         yield "row", lambda y, x: first.row(y, x)[0, 0]
-        yield "attended", lambda y, x: first.weights()[0].sum(0)
+        best = int(first.weights()[0, :, 0, 0].argmax())  # where the page looks when the view is chosen
+        yield "attended", lambda y, x: first.weights()[0, best]
     elif first.row(0, 0).shape[1] > 1:
         yield "mean", lambda y, x: first.row(y, x)[0].mean(0)
         yield "head1", lambda y, x: first.row(y, x)[0, 1]
@@ -228,7 +229,7 @@ def test_names_stay_text_and_weights_can_be_read(page: Any, maps: dict[str, list
     assert said["truth"] == "unlabelled"
     y, x = cell(5, 40)
     weight = float(maps["heads"][0].row(y, x)[0].mean(0)[y, x])
-    share, percent = said["weight on itself"].split(f" {SHARE}, ")
+    share, percent = said["weight on itself"].split(f" {SHARE} · ")
     assert float(share) == pytest.approx(weight * 70, rel=0.02)
     assert float(percent.removesuffix(" %")) == pytest.approx(weight * 100, rel=0.02)
 

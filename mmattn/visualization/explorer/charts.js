@@ -10,6 +10,17 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
+// Build what is in a place anew, only when what it depends on has changed; what had the focus keeps it.
+function settle(place, key, build) {
+  const text = JSON.stringify(key);
+  if (place.dataset.of === text) return;
+  place.dataset.of = text;
+  const at = [...place.querySelectorAll("button, select")].indexOf(document.activeElement);
+  place.replaceChildren(...build());
+  const buttons = [...place.querySelectorAll("button, select")];
+  if (at >= 0) (buttons.find((button) => button.tabIndex === 0) ?? buttons[at])?.focus();
+}
+
 // Buttons of which one is chosen; arrow keys move between them.
 function choice(label, options, chosen, choose) {
   const group = make("div", { className: "choice", role: "radiogroup", ariaLabel: label });
@@ -21,10 +32,7 @@ function choice(label, options, chosen, choose) {
       const by = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
       if (!by) return;
       event.preventDefault();
-      const next = (i + by + options.length) % options.length;
-      const place = group.parentElement;
-      choose(options[next][0]);
-      place.querySelectorAll(".choice button")[next]?.focus();
+      choose(options[(i + by + options.length) % options.length][0]);
     };
     group.append(button);
   });
@@ -57,7 +65,10 @@ function drawBars(canvas, values, order, chosen, height = 96) {
   const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
   context.strokeStyle = style.getPropertyValue("--ink");
   context.setLineDash([4, 3]);
-  context.strokeRect(-1, down(mean), width + 2, 0);
+  context.beginPath();
+  context.moveTo(0, down(mean));
+  context.lineTo(width, down(mean));
+  context.stroke();
   const rank = order.indexOf(chosen);
   context.setLineDash([]);
   context.fillStyle = style.getPropertyValue("--ink");

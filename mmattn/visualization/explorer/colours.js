@@ -1,6 +1,7 @@
 // Values as colours: the same maps, and the same ends of the scale, as in the figures.
 
-const LEAST = 4; // where the colours end at the least, in uniform shares: a map that looks everywhere alike stays dark
+// Where the colours end at the least, in uniform shares, so that a map that looks everywhere alike stays dark.
+const LEAST = (log) => 4 * 2.5 ** log;
 const MAPS = Object.fromEntries(Object.entries(told.maps).map(([name, text]) => [name, fromBase64(text)]));
 
 function percentile(values, part) {
@@ -8,18 +9,19 @@ function percentile(values, part) {
   return ordered[low] + (ordered[Math.min(low + 1, ordered.length - 1)] - ordered[low]) * (at - low);
 }
 
-// From 0, from the least of a gate, or on both sides of 0. `log` says how many decades are spread out, 0 for none.
-function scaleOf(values, unit, clip, log) {
+// From 0, from the least of a gate, or on both sides of 0. `decades` of weights are spread out, 0 for none.
+function scaleOf(values, unit, clip, decades) {
   let least = Infinity, most = -Infinity;
   for (const value of values) {
     if (value < least) least = value;
     if (value > most) most = value;
   }
   const signed = least < 0, share = unit.endsWith("uniform");
+  const log = signed || unit === "gate" || unit === "feature" ? 0 : decades;
   const positive = signed ? values.map(Math.abs) : values.filter((value) => value > 0);
   const end = positive.length ? percentile(positive, clip) : 0;
   const low = signed ? -end : unit === "gate" ? least : 0;
-  const high = Math.max(end, signed ? 1e-12 : share ? LEAST : low + 1e-6);
+  const high = Math.max(end, signed ? 1e-12 : share ? LEAST(log) : low + 1e-6);
   const bend = 10 ** log - 1, whole = Math.log1p(bend);
   const bent = (t) => (log > 0 ? Math.log1p(t * bend) / whole : t);
   const straight = (s) => (log > 0 ? Math.expm1(s * whole) / bend : s);

@@ -7,6 +7,8 @@ const BASES = ["photo", "prediction", "truth"];
 let waiting = false, saying = 0, keeping = 0;
 
 const page = {
+  at: () => state.at,
+
   // Draw at the next frame, once for all that changed since the last.
   changed() {
     if (waiting || !page.loaded) return;
@@ -63,8 +65,8 @@ function draw() {
     input.nextElementSibling.textContent = text[id] ?? `${Math.round((state[id] / most) * 100)} %`;
   }
   byId("classes").closest("label").classList.toggle("idle", state.base === "photo");
-  const truth = panels.some((panel) => panel.classes.truth);
-  byId("base").replaceChildren(choice("Beneath the attention", BASES.filter((base) => truth || base !== "truth").map((base) => [base, base]), state.base, (base) => set({ base })));
+  const bases = BASES.filter((base) => base !== "truth" || panels.some((panel) => panel.classes.truth)).map((base) => [base, base]);
+  settle(byId("base"), [bases, state.base], () => [choice("Beneath the attention", bases, state.base, (base) => set({ base }))]);
   byId("pin").setAttribute("aria-pressed", Boolean(state.pin));
   byId("pin").textContent = state.pin ? "Unpin" : "Pin";
   document.documentElement.dataset.theme = state.theme;

@@ -13,6 +13,7 @@ from torch import nn
 
 from mmattn.cli import UserError
 from mmattn.visualization.explorer.shot import Shot, shoot
+from mmattn.visualization.images import read_image
 from mmattn.visualization.options import PLAIN, Options
 from mmattn.visualization.scene import Point
 
@@ -41,6 +42,11 @@ def gather(
         UserError: As of :func:`shoot`, or the page cannot be written.
     """
     prepare(target)
+    for image in images if points else ():
+        height, width = read_image(image).shape[:2]
+        for x, y in points:
+            if not (0 <= x < width and 0 <= y < height):
+                raise UserError(f"point {x},{y} is outside {image}: x goes from 0 to {width - 1}, y to {height - 1}")
     shots: list[dict[str, Shot]] = []
     begin, done = time.perf_counter(), 0
     for image in images:
@@ -53,10 +59,6 @@ def gather(
                 f"[{done}/{len(images) * len(models)}] {image}, {name}" + f"  ({left:.0f} s left)" * (left > 0),
                 flush=True,
             )
-        height, width = next(iter(shots[-1].values())).size
-        for x, y in points:
-            if not (0 <= x < width and 0 <= y < height):
-                raise UserError(f"point {x},{y} is outside {image}: x goes from 0 to {width - 1}, y to {height - 1}")
     try:
         size = target.write_text(render(shots, points, options), encoding="utf-8")
     except OSError as error:

@@ -48,6 +48,7 @@ class Panel {
     this.select.selectedIndex = layer;
     const { views } = this.reader;
     this.view = views.some(([key]) => key === view) ? view : views[0][0];
+    if (this.reader.regions && this.view !== "row") this.chosen ??= new Set([sorted(this.reader.shares(...this.cell(this.page.at())))[0]]);
     if (this.reader.gate) this.channel ??= this.reader.order[0];
     if (this.entry.kind === "channels") this.channel ??= this.entry.order[0];
     this.page.changed();
@@ -73,10 +74,11 @@ class Panel {
 
   draw(state) {
     this.element.classList.toggle("alone", told.models.length === 1);
-    this.views.replaceChildren();
-    if (this.reader.views.length > 8) this.views.append(this.menu());
-    else if (this.reader.views.length > 1) this.views.append(choice("View", this.reader.views, this.view, (view) => this.choose({ view })));
-    this.note.textContent = this.entry.note;
+    settle(this.views, [this.image, this.layer, this.view], () => {
+      if (this.reader.views.length > 8) return [this.menu()];
+      return this.reader.views.length > 1 ? [choice("View", this.reader.views, this.view, (view) => this.choose({ view }))] : [];
+    });
+    this.note.textContent = this.reader.note?.(this.view) ?? this.entry.note;
     const { reduced, error } = this.entry;
     const close = error === undefined ? "" : `; rows within ${written(Math.max(error, 1e-5) * 100)} % of their maximum`;
     this.small.textContent = reduced ? `Stored: ${reduced}${close}.` : "";
@@ -93,6 +95,8 @@ class Panel {
 
   drawStages(state) {
     const queries = state.pin && this.reader.moves ? [state.at, state.pin] : [state.at];
+    const [height, width] = told.images[this.image].size;
+    this.element.style.setProperty("--wide", (width / height) * queries.length);
     while (this.stages.length < queries.length) this.stages.push(new Stage(this));
     this.stages.length = queries.length;
     if (this.stagesBox.childElementCount !== queries.length || this.stagesBox.firstChild !== this.stages[0].element) {
@@ -140,7 +144,7 @@ class Panel {
     if (here) {
       const value = (map, point) => {
         const [y, x] = this.cell(point, map.size), weight = map.values[y * map.size[1] + x];
-        return `${written(weight)} ${map.unit}` + (map.unit.endsWith("uniform") ? `, ${written((weight / map.times) * 100)} %` : "");
+        return written(weight) + (map.unit.endsWith("uniform") ? ` ${map.unit} · ${written((weight / map.times) * 100)}\u00a0%` : "");
       };
       rows.push([this.reader.moves ? "weight on itself" : here.unit + " here", value(here, at)]);
       if (pinned) rows.push(["weight on the pin", value(here, pin)], ["weight from the pin", value(pinned, at)]);
@@ -150,31 +154,38 @@ class Panel {
 
   drawExtras(state) {
     const { reader } = this;
-    if (reader.regions) this.extras.replaceChildren(this.regionChips(state));
+    if (reader.regions) this.drawRegions(state);
     else if (reader.gate) this.drawBarsOf(reader.gate, reader.order, "gate", [...reader.maps.keys()]);
-    else this.extras.replaceChildren();
+    else settle(this.extras, "", () => []);
   }
 
-  regionChips({ at }) {
-    const { reader, shot } = this, [y, x] = this.cell(at), shares = reader.shares(y, x), count = reader.regions;
-    const ofClasses = count === shot.classes.length, chosen = this.chosen ?? new Set(Array(count).keys());
-    const pick = (set) => this.choose({ chosen: set.size === count ? null : set });
-    const chips = sorted(shares).slice(0, 40).map((region) => {
-      const name = ofClasses ? shot.classes[region] : `region ${region}`;
-      const chip = make("button", { type: "button", className: "chip", title: "Double click: only this one" },
-        ofClasses ? swatch(shot.colours[region]) : "", name, make("small", { textContent: `${(shares[region] * 100).toFixed(shares[region] < 0.0995 ? 1 : 0)} %` }));
-      chip.setAttribute("aria-pressed", chosen.has(region));
-      chip.style.setProperty("--share", shares[region]);
-      chip.onclick = (event) => {
-        const next = event.detail > 1 ? new Set() : new Set(chosen);
-        if (event.detail > 1 || !next.delete(region)) next.add(region);
-        pick(next);
-      };
-      return chip;
+  drawRegions({ at }) {
+    const { reader, shot } = this, count = reader.regions, ofClasses = count === shot.classes.length;
+    const pick = (set) => this.choose({ chosen: set.size === count ? null : set }), every = () => new Set(Array(count).keys());
+    settle(this.extras, [this.image, this.layer], () => {
+      const chips = reader.used(40).map((region) => {
+        const chip = make("button", { type: "button", className: "chip", title: "Double click: only this one" },
+          ofClasses ? swatch(shot.colours[region]) : "", ofClasses ? shot.classes[region] : `region ${region}`, make("small"));
+        chip.dataset.region = region;
+        chip.onclick = (event) => {
+          const next = event.detail > 1 ? new Set() : new Set(this.chosen ?? every());
+          if (!next.delete(region)) next.add(region);
+          pick(next);
+        };
+        return chip;
+      });
+      const all = make("button", { type: "button", textContent: "all", onclick: () => pick(every()) });
+      const none = make("button", { type: "button", textContent: "none", onclick: () => pick(new Set()) });
+      const label = make("p", { className: "label" }, `${ofClasses ? "Classes" : "Regions"} counted in, and their weight here`, all, none);
+      return [make("div", { className: "regions" }, label, ...chips)];
     });
-    const all = make("button", { type: "button", textContent: "all", onclick: () => pick(new Set(Array(count).keys())) });
-    const none = make("button", { type: "button", textContent: "none", onclick: () => pick(new Set()) });
-    return make("div", { className: "regions" }, make("p", { className: "label" }, `${ofClasses ? "Classes" : "Regions"} counted in, by their weight here `, all, none), ...chips);
+    const shares = reader.shares(...this.cell(at));
+    for (const chip of this.extras.querySelectorAll(".chip")) {
+      const region = +chip.dataset.region, share = shares[region];
+      chip.setAttribute("aria-pressed", this.chosen?.has(region) ?? true);
+      chip.style.setProperty("--share", share);
+      chip.lastChild.textContent = `${(share * 100).toFixed(share < 0.0995 ? 1 : 0)}\u00a0%`;
+    }
   }
 
   // Sorted bars, one channel chosen, and small pictures of the channels that there are maps of.
@@ -184,6 +195,7 @@ class Panel {
       this.caption = make("p", { className: "label" });
       this.thumbs = make("div", { className: "thumbs" });
       this.extras.replaceChildren(this.bars, this.caption, this.thumbs);
+      delete this.extras.dataset.of;
     }
     const { bars } = this, rank = order.indexOf(this.channel), pick = (i) => {
       const channel = order[Math.min(order.length - 1, Math.max(0, i))];
@@ -197,9 +209,10 @@ class Panel {
       pick(rank + by);
     };
     Object.entries({ min: 1, max: order.length, now: rank + 1 }).forEach(([name, value]) => bars.setAttribute(`aria-value${name}`, value));
-    const said = `channel ${this.channel}: ${label} ${written(values[this.channel])}, ${rank + 1} of ${order.length}`;
+    const said = `channel ${this.channel}: ${label} ${written(values[this.channel])}, rank ${rank + 1} of ${order.length}`;
     bars.setAttribute("aria-valuetext", said);
-    this.caption.textContent = said + (channels.length && !channels.includes(this.channel) ? " (no map kept)" : "");
+    const average = values.reduce((sum, value) => sum + value, 0) / values.length;
+    this.caption.textContent = `${said}; mean ${written(average)}, dashed` + (channels.length && !channels.includes(this.channel) ? " (no map kept)" : "");
     drawBars(bars, values, order, this.channel);
     const key = `${this.image} ${this.layer}`;
     if (this.thumbs.dataset.of !== key) {
@@ -220,6 +233,7 @@ class Panel {
   drawChannels(state) {
     const { attention, count } = this.reader, { order } = this.entry;
     const key = `${this.image} ${this.layer} ${state.clip} ${state.log}`;
+    this.element.style.setProperty("--wide", 0.86);
     if (this.matrix?.dataset.of !== key || !this.matrix.isConnected) {
       this.stages = [];
       this.matrix = make("canvas", { className: "matrix", role: "img", ariaLabel: `What each of ${count} channels takes from each other` });
@@ -232,7 +246,7 @@ class Panel {
         this.choose({ channel: order[Math.min(count - 1, Math.max(0, row))] });
       };
       this.stagesBox.replaceChildren(make("figure", { className: "stage square" }, make("div", { className: "holder" }, this.matrix, this.line),
-        make("figcaption", { textContent: `each row is a channel, each column what it takes from; the most taken from first` })));
+        make("figcaption", { textContent: "each row is a channel, each column what it takes from; the most taken from first" })));
     }
     this.line.style.top = `${((order.indexOf(this.channel) + 0.5) / count) * 100}%`;
     this.maps = [];

@@ -101,6 +101,7 @@ const readers = {
         return carry(start, hops[single ? 0 : +view.slice(3) - 1], h, w);
       },
       times: (view) => (view === "together" ? h * w : h + w - 1),
+      note: (view) => (view === "together" ? `where each point looks in the end, through ${together}` : entry.note),
     };
   },
 
@@ -114,6 +115,12 @@ const readers = {
       regions: count,
       views: [["row", "where it looks"], ["gathered", "gathered from"], ["attended", "who looks"]],
       shares: (y, x) => weights(y * w + x),
+      // Those that are used most, in order.
+      used(most) {
+        const planes = (attended ??= everyone()), all = Array(count).keys(), n = h * w;
+        const total = Float32Array.from(all, (r) => planes.subarray(r * n, (r + 1) * n).reduce((sum, share) => sum + share, 0));
+        return sorted(total).slice(0, most).sort((a, b) => a - b);
+      },
       row(view, y, x, chosen = null) {
         const here = view === "row" ? weights(y * w + x) : new Float32Array(count).fill(1);
         const planes = view === "attended" ? (attended ??= everyone()) : soft.data;
@@ -125,6 +132,7 @@ const readers = {
         return out;
       },
       keys: (view) => (view === "attended" ? entry.size : entry.keys),
+      note: (view) => ({ gathered: "what the regions are gathered from", attended: "how much each point looks at the regions" })[view],
       times: (view) => (view === "attended" ? 1 : soft.n),
       unit: (view) => (view === "attended" ? "weight" : entry.unit),
     };
