@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmattn.layers import plane, tokens
 from mmattn.ops import additive, criss_cross, point_wise, psa_mask
 from mmattn.ops.additive import additive_reference
-from mmattn.ops.attention import attend, attend_reference, chunked
+from mmattn.ops.attention import attend, attend_reference, chunked, fused
 from mmattn.ops.attention_pool import attention_pool, attention_pool_reference
 from mmattn.ops.criss_cross import criss_cross_reference
 from mmattn.ops.gram import gram, gram_reference
@@ -166,6 +166,38 @@ def test_lean_under_autocast(lean):
         out = lean.op(*inputs)
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out, lean.op(*(x.bfloat16() for x in inputs)), rtol=0.02, atol=0.01)
+
+
+@OPS
+def test_gradients_are_the_same_inside_and_outside_autocast(lean):
+    inputs = lean.inputs((5, 6), dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = torch.autograd.grad(lean.op(*inputs).sum(), inputs)
+        out = lean.op(*inputs)
+    outside = torch.autograd.grad(out.sum(), inputs)
+    half = [x.detach().bfloat16().requires_grad_() for x in inputs]
+    expected = torch.autograd.grad(lean.op(*half).sum(), half)
+    for a, b, c in zip(inside, outside, expected, strict=True):
+        assert a.dtype == torch.float32
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+        torch.testing.assert_close(a, c.float(), rtol=0.02, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "widths", "expected"),
+    [
+        ("cuda", torch.float16, (64, 512), True),
+        ("cuda", torch.bfloat16, (8, 8), True),
+        ("cuda", torch.float32, (64, 64), True),
+        ("cuda", torch.float64, (64, 64), False),
+        ("cuda", torch.float16, (64, 19), False),
+        ("cuda", torch.float16, (12, 64), False),
+        ("cpu", torch.float32, (64, 64), False),
+        ("mps", torch.float16, (64, 64), False),
+    ],
+)
+def test_where_torch_has_a_kernel(device, dtype, widths, expected):
+    assert fused(device, dtype, *widths) is expected
 
 
 @OPS

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from mmattn.catalogue import register
 from mmattn.layers import AttentionTap, Scale
 from mmattn.layers.records import Pairwise
+from mmattn.ops import attend
 
 
 @register(
@@ -106,10 +107,11 @@ class MultiHead(nn.Module):
         if self.offsets is not None:
             q, k = self.offsets(q, k, size, key_size)  # (b, heads, n, e), (b, heads, m, e)
         self.tap.offer(lambda: Pairwise(q, k, self.scale, size, key_size))
-        v = F.pad(v, (0, q.shape[3] - v.shape[3]))  # fused kernels want one width
-        y = F.scaled_dot_product_attention(q, k, v, scale=self.scale)  # (b, heads, n, e)
-        y = y[..., : x.shape[1] // self.num_heads].mT.flatten(1, 2)  # (b, c, n)
-        return self.out(y.unflatten(2, size))
+        if q.shape[3] == v.shape[3]:  # torch's fused kernels are quickest, and want one width
+            y = F.scaled_dot_product_attention(q, k, v, scale=self.scale)  # (b, heads, n, d)
+        else:
+            y = attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), self.scale)  # (b * heads, n, d)
+        return self.out(y.mT.reshape(x.shape))
 
     def _reduced(self, x: Tensor) -> Tensor:
         r = self.key_reduction

@@ -38,7 +38,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float = 1.0) -> Tensor:
         from mmattn.ops.kernels.attention import flash  # wants triton
 
         return flash(q, k, v, scale)
-    if torch.compiler.is_exporting() or _fused(q, v):
+    if torch.compiler.is_exporting() or fused(q.device.type, q.dtype, q.shape[2], v.shape[2]):
         q, k, v = (x.contiguous()[:, None] for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, scale=scale)[:, 0]
     if min(q.shape[1], k.shape[1]) <= CHUNK:
@@ -72,9 +72,9 @@ def _empty(q: Tensor, width: int) -> Tensor:
     return q.new_empty(b, width, n).mT if _turned(q) else q.new_empty(b, n, width)
 
 
-def _fused(q: Tensor, v: Tensor) -> bool:
-    """Whether torch has a kernel of its own for these widths."""
-    return q.is_cuda and q.dtype != torch.float64 and q.shape[2] % 8 == v.shape[2] % 8 == 0
+def fused(device: str, dtype: torch.dtype, *widths: int) -> bool:
+    """Whether torch has a kernel of its own for keys and values of these widths."""
+    return device == "cuda" and dtype != torch.float64 and all(width % 8 == 0 for width in widths)
 
 
 @torch.library.custom_op("mmattn::attend", mutates_args=())

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from mmattn.layers import autocast_to
+
 
 def gram(x: Tensor) -> Tensor:
     """``x x^T`` of (b, c, n), with one product in backward instead of two: its gradient is (g + g^T) x.
@@ -11,7 +13,7 @@ def gram(x: Tensor) -> Tensor:
     Returns:
         (b, c, c).
     """
-    return gram_reference(x) if torch.compiler.is_exporting() else _Gram.apply(x)
+    return gram_reference(x) if torch.compiler.is_exporting() else _Gram.apply(*autocast_to(x))
 
 
 def gram_reference(x: Tensor) -> Tensor:
