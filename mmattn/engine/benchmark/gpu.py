@@ -14,7 +14,7 @@ from mmattn.cli import UserError
 from mmattn.engine.benchmark import models, stages
 from mmattn.engine.benchmark.bars import AIMS, LARGE, MAP, Aim
 from mmattn.engine.benchmark.measure import alternate, extra_memory, replayed
-from mmattn.engine.benchmark.pairs import DifferentError, Setting, check
+from mmattn.engine.benchmark.pairs import DifferentError, Setting, check, distance
 from mmattn.engine.benchmark.peers import ITEMS
 from mmattn.ops import kernels
 
@@ -206,15 +206,22 @@ def classes_and_counts(setting: Setting) -> Found:
 
 
 def danet(mode: str, setting: Setting) -> Found:
-    """The whole of DANet, classes of pixels or gradients included, both under autocast; ours in its fast setting."""
+    """The whole of DANet, classes of pixels or gradients included, under autocast; ours in its fast setting.
+
+    Raises:
+        DifferentError: Logits, or in training the losses, are not the same to the precision of the type.
+    """
     size = (stages.STRIDE * setting.size[0], stages.STRIDE * setting.size[1])
-    sides = {}
+    sides, seen = {}, []
     for name, variant in (("mmseg", "mmseg"), ("torch", "fast" if mode == "eval" else "channels_last")):
         model = models.build(DANET, variant, setting.device)
-        call = models.step(model, mode, setting.batch, size, setting.device)
-        sides[name] = (_cast(call, setting), False)
-        if name == "torch" and _has_triton(setting):
-            sides["triton"] = (sides[name][0], True)
+        call = _cast(models.step(model, mode, setting.batch, size, setting.device), setting)
+        seen.append(_cast(models.result(model, mode, setting.batch, size, setting.device), setting)())
+        sides[name] = (call, False)
+    if not (error := distance(seen[1], seen[0])) < models.GENTLE["fast"]:
+        raise DifferentError(f"the results are off by {error:.1e}")
+    if _has_triton(setting):
+        sides["triton"] = (sides["torch"][0], True)
     return _found("danet", mode, setting, sides, note="ours channels_last" + (", folded" if mode == "eval" else ""))
 
 

@@ -12,7 +12,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
-from torch import nn
+from torch import Tensor, nn
 
 from mmattn.cli import UserError
 from mmattn.engine import config, fast
@@ -78,26 +78,47 @@ _STEPS: dict[str, Callable[[nn.Module], Any]] = {
 }
 
 
+def _inputs(model: nn.Module, batch: int, size: tuple[int, int], device: str) -> tuple[Tensor, list[SegDataSample]]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(batch, 3, *size, generator=generator).to(device)
+    labels = torch.randint(0, model.num_classes, (batch, 1, *size), generator=generator).to(device)
+    return images, [SegDataSample(gt_sem_seg=PixelData(data=x), metainfo={"img_shape": size}) for x in labels]
+
+
 def step(model: nn.Module, mode: str, batch: int, size: tuple[int, int], device: str) -> Callable[[], object]:
-    """What to time: prediction of random images, classes and all, or in training loss and gradients."""
-    images = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1)).to(device)
-    if mode == "eval":
+    """What to time: prediction of random images, classes and all, or in training losses and gradients."""
+    images, samples = _inputs(model, batch, size, device)
 
-        def predict() -> object:
-            with torch.no_grad():
-                return [found.pred_sem_seg.data for found in model(images, mode="predict")]
-
-        return predict
-    labels = torch.randint(0, model.num_classes, (batch, 1, *size)).to(device)
-    samples = [SegDataSample(gt_sem_seg=PixelData(data=label), metainfo={"img_shape": size}) for label in labels]
-    model.train()
+    def predict() -> object:
+        with torch.no_grad():
+            return [found.pred_sem_seg.data for found in model.eval()(images, mode="predict")]
 
     def train() -> object:
-        losses = model(images, samples, mode="loss")
+        losses = model.train()(images, samples, mode="loss")
         total = sum(value for key, value in losses.items() if "loss" in key)
         return torch.autograd.grad(total, [p for p in model.parameters() if p.requires_grad], allow_unused=True)
 
-    return train
+    return predict if mode == "eval" else train
+
+
+def result(model: nn.Module, mode: str, batch: int, size: tuple[int, int], device: str) -> Callable[[], Tensor]:
+    """What must be the same for both: the logits of random images, or in training the losses, without dropout."""
+    images, samples = _inputs(model, batch, size, device)
+
+    def logits() -> Tensor:
+        with torch.no_grad():
+            return next(iter(flat(model.eval()(images))))
+
+    def losses() -> Tensor:
+        model.train()
+        for layer in model.modules():
+            if isinstance(layer, nn.Dropout | nn.Dropout2d):
+                layer.eval()
+        with torch.no_grad():
+            found = model(images, samples, mode="loss")
+        return torch.stack([found[key] for key in sorted(found) if "loss" in key])
+
+    return logits if mode == "eval" else losses
 
 
 def prepare(
@@ -135,46 +156,67 @@ def compare(
     for variant in variants:
         if variant not in VARIANTS:
             raise UserError(f"there is no setting {variant!r}; there are {', '.join(VARIANTS)}")
+    for path in peers.told(paths, lambda path: path.stem):
+        yield from _rows(path, variants, setting, repeat, memory, time)
+
+
+def _rows(
+    path: Path, variants: Sequence[str], setting: Setting, repeat: int, memory: bool, time: bool
+) -> Iterator[Row]:
     size = (STRIDE * setting.size[0], STRIDE * setting.size[1])
-    for path, variant in peers.told([(p, v) for p in paths for v in variants], lambda job: f"{job[0].stem}, {job[1]}"):
-        yield _row(path, variant, setting, size, repeat, memory, time)
-
-
-def _row(
-    path: Path, variant: str, setting: Setting, size: tuple[int, int], repeat: int, memory: bool, time: bool
-) -> Row:
-    names = {"theirs": "mmseg", "ours": variant}
-    found: dict[str, Any] = {}
+    models, notes = {name: build(path, name, setting.device) for name in variants}, dict.fromkeys(variants, "")
     try:
-        models = {side: build(path, name, setting.device) for side, name in names.items()}
+        models = {"mmseg": build(path, "mmseg", setting.device), **models}
+        alone = _too_large(models["mmseg"], setting)
     except UserError as error:
-        del names["theirs"]
-        found["note"] = str(error)
-        models = {side: build(path, name, setting.device) for side, name in names.items()}
-    head = type(models["ours"].decode_head).__name__
-    needed = peers.held({"DAHead": "pam", "NLHead": "non_local"}.get(head, ""), "eval", setting)
-    if "theirs" in models and needed > 0.8 * peers.free(setting.device):
-        del models["theirs"], names["theirs"]
-        found["note"] = f"not compared: mmseg's needs {needed / 1024:.0f} GiB, which are not free here"
-    if "theirs" in models and time:
-        images = torch.randn(setting.batch, 3, *size).to(setting.device)
-        with torch.no_grad():
-            theirs, ours = (next(iter(flat(models[side](images)))) for side in ("theirs", "ours"))
-        found["difference"] = distance(ours, theirs)
-        if not found["difference"] <= GENTLE.get(variant, TIGHT):
-            return Row(path.stem.partition("_")[0], variant, setting.size, setting.batch, note=f"not timed: {found}")
+        alone = str(error)
+    if alone:
+        models.pop("mmseg", None)
+        notes = dict.fromkeys(variants, alone)
+    differences: dict[str, float] = {}
+    if time and not alone:
+        at = ("eval", setting.batch, size, setting.device)
+        logits = {name: result(model, *at)() for name, model in models.items()}
+        differences = {name: distance(logits.pop(name), logits["mmseg"]) for name in variants}
+        for name, difference in differences.items():
+            if not difference <= GENTLE.get(name, TIGHT):
+                notes[name] = f"not timed, as ours differs: the logits are off by {difference:.1e}"
+                del models[name]
+    seconds: dict[str, float] = {}
     if time:
         calls = [step(model, "eval", setting.batch, size, setting.device) for model in models.values()]
         times = alternate(calls, repeat, setting.device)
-        found |= {side: one.median for side, one in zip(models, times, strict=True)}
-        rate = f"{setting.batch / found['ours']:.2f} images/s"
-        found["note"] = "; ".join(filter(None, [found.get("note", ""), rate]))
-    del models
-    if memory:
-        for side, name in names.items():
-            args = (path, name, "eval", setting.batch, size, setting.device)
-            found[f"{side}_mib"] = extra_memory(prepare, *args, device=setting.device)
-    return Row(path.stem.partition("_")[0], variant, setting.size, setting.batch, **found)
+        seconds = {name: one.median for name, one in zip(models, times, strict=True)}
+    names = list(models)
+    models.clear()
+    peaks: dict[str, float | None] = {}
+    for name in names if memory else ():
+        args = (path, name, "eval", setting.batch, size, setting.device)
+        peaks[name] = extra_memory(prepare, *args, device=setting.device)
+    for name in variants:
+        mine = name in names
+        rate = f"{setting.batch / seconds[name]:.2f} images/s" if name in seconds else ""
+        yield Row(
+            path.stem.partition("_")[0],
+            name,
+            setting.size,
+            setting.batch,
+            theirs=seconds.get("mmseg") if mine else None,
+            ours=seconds.get(name),
+            theirs_mib=peaks.get("mmseg") if mine else None,
+            ours_mib=peaks.get(name),
+            difference=differences.get(name),
+            note="; ".join(filter(None, [notes[name], rate])),
+        )
+
+
+def _too_large(theirs: nn.Module, setting: Setting) -> str:
+    """Why mmseg's model cannot run in the memory that is free; empty when it can."""
+    item = {"DAHead": "pam", "NLHead": "non_local"}.get(type(theirs.decode_head).__name__, "")
+    needed = peers.held(item, "eval", setting)
+    if needed < 0.8 * peers.free(setting.device):
+        return ""
+    return f"not compared: mmseg's needs {needed / 1024:.0f} GiB, which are not free here"
 
 
 def scaling(sizes: Sequence[tuple[int, int]], setting: Setting, repeat: int) -> Iterator[tuple[list[Row], str]]:
