@@ -42,6 +42,9 @@ class Panel {
     return readers.get(layer);
   }
 
+  // Whether the picture depends on the query.
+  get moves() { return this.reader.moves && !this.reader.still?.(this.view); }
+
   choose({ layer = this.layer, view = this.view, ...rest }) {
     const kept = layer === this.layer ? this : {}, { chosen = kept.chosen ?? null, channel = kept.channel ?? null } = rest;
     Object.assign(this, { layer, chosen, channel });
@@ -94,7 +97,7 @@ class Panel {
   }
 
   drawStages(state) {
-    const queries = state.pin && this.reader.moves ? [state.at, state.pin] : [state.at];
+    const queries = state.pin && this.moves ? [state.at, state.pin] : [state.at];
     const [height, width] = told.images[this.image].size;
     this.element.style.setProperty("--wide", (width / height) * queries.length);
     while (this.stages.length < queries.length) this.stages.push(new Stage(this));
@@ -146,7 +149,7 @@ class Panel {
         const [y, x] = this.cell(point, map.size), weight = map.values[y * map.size[1] + x];
         return written(weight) + (map.unit.endsWith("uniform") ? ` ${map.unit} · ${written((weight / map.times) * 100)}\u00a0%` : "");
       };
-      rows.push([this.reader.moves ? "weight on itself" : here.unit + " here", value(here, at)]);
+      rows.push([this.moves ? "weight on itself" : `${here.unit.endsWith("uniform") ? "weight" : here.unit} here`, value(here, at)]);
       if (pinned) rows.push(["weight on the pin", value(here, pin)], ["weight from the pin", value(pinned, at)]);
     }
     this.reading.replaceChildren(...rows.flatMap(([term, text]) => [make("dt", { textContent: term }), make("dd", {}, text)]));
@@ -176,7 +179,7 @@ class Panel {
       });
       const all = make("button", { type: "button", textContent: "all", onclick: () => pick(every()) });
       const none = make("button", { type: "button", textContent: "none", onclick: () => pick(new Set()) });
-      const label = make("p", { className: "label" }, `${ofClasses ? "Classes" : "Regions"} counted in, and their weight here`, all, none);
+      const label = make("p", { className: "label" }, `${ofClasses ? "Classes" : "Regions"} counted in, with their weight`, all, none);
       return [make("div", { className: "regions" }, label, ...chips)];
     });
     const shares = reader.shares(...this.cell(at));

@@ -2,7 +2,7 @@
 //   views: [[key, label], ...]   what can be looked at
 //   row(view, y, x, chosen)      Float32Array over the grid of keys
 //   times(view)                  what to multiply it with for the unit of the legend
-// `moves` says whether the row depends on the query.
+//   moves, still(view)           whether the row depends on the query, and whether in one view it does not
 
 // Row i of q k^T; four columns at a time, which keeps the sums in registers.
 function product(q, k, i) {
@@ -131,6 +131,7 @@ const readers = {
         }
         return out;
       },
+      still: (view) => view !== "row",
       keys: (view) => (view === "attended" ? entry.size : entry.keys),
       note: (view) => ({ gathered: "what the regions are gathered from", attended: "how much each point looks at the regions" })[view],
       times: (view) => (view === "attended" ? 1 : soft.n),
