@@ -199,8 +199,27 @@ def test_nothing_of_the_size_of_the_image_is_made():
     assert 0 < lean.largest < plain.largest / 10
 
 
-def test_by_strips_sees_every_pixel_once(few_rows_at_once):
-    logits, label, *_ = loss_inputs((6, 7), (50, 61))
-    actual = by_strips(lambda pixels, target: pixels[:, 2] * target, logits, label, align_corners=True)
-    pixels = F.interpolate(logits, size=(50, 61), mode="bilinear", align_corners=True)
-    torch.testing.assert_close(actual, pixels[:, 2] * label)
+@pytest.mark.parametrize(
+    ("coarse", "steps"), [((20, 30), (8, 8)), ((50, 23), (4, 16)), ((50, 46), (3, 3)), ((5, 6), (8, 8))]
+)
+@LAYOUTS
+@ALIGN
+def test_by_strips_sees_every_pixel_once_and_exactly(coarse, steps, layout, align_corners, few_rows_at_once):
+    size = tuple((n - align_corners) * s + align_corners for n, s in zip(coarse, steps, strict=True))
+    logits, label, *_ = loss_inputs(coarse, size)
+    logits = logits.detach().float().contiguous(memory_format=layout)
+    actual = by_strips(lambda pixels, target: pixels[:, 2] * target, logits, label, align_corners=align_corners)
+    pixels = F.interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)
+    assert torch.equal(actual, pixels[:, 2] * label)
+
+
+def test_by_strips_sees_a_few_rows(monkeypatch):
+    monkeypatch.setattr("mmattn.ops.pixel_loss.ELEMENTS", 1)
+    seen = []
+    by_strips(
+        lambda pixels, _: seen.append(pixels.shape[2]) or pixels[:, 0],
+        torch.rand(1, 3, 64, 64),
+        torch.zeros(1, 512, 512).long(),
+    )
+    assert len(seen) == 4
+    assert sum(seen) == 512

@@ -8,12 +8,13 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor
 
 from mmattn.attention import AsymmetricFusion, AsymmetricNonLocal
+from mmattn.heads.pixel_losses import PixelLosses
 from mmattn.plugins import conv_layer
 from mmattn.registry import MODELS
 
 
 @MODELS.register_module(name=["ANLHead", "ANNHead"])
-class ANLHead(BaseDecodeHead):
+class ANLHead(PixelLosses, BaseDecodeHead):
     """Asymmetric non-local network; ``ANNHead`` in mmseg. https://arxiv.org/abs/1908.07678
 
     Args:

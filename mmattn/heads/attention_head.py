@@ -9,12 +9,13 @@ from mmseg.models.decode_heads import FCNHead
 from torch import Tensor, nn
 
 from mmattn.attention import CrissCross, GlobalContext, NonLocal, Polarized
+from mmattn.heads.pixel_losses import PixelLosses
 from mmattn.plugins import build, conv_layer
 from mmattn.registry import MODELS
 
 
 @MODELS.register_module()
-class AttentionHead(FCNHead):
+class AttentionHead(PixelLosses, FCNHead):
     """Any mechanism between the two convolutions of an FCN head.
 
     Args:

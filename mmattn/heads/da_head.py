@@ -9,11 +9,12 @@ from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
 from mmattn.attention import ChannelAttention, PositionAttention
+from mmattn.heads.pixel_losses import PixelLosses
 from mmattn.registry import MODELS
 
 
 @MODELS.register_module()
-class DAHead(BaseDecodeHead):
+class DAHead(PixelLosses, BaseDecodeHead):
     """Dual attention network. https://arxiv.org/abs/1809.02983
 
     Training sums three losses: of both branches together, of position and of channel attention. Prediction uses the

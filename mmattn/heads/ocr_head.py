@@ -8,12 +8,13 @@ from mmseg.models.decode_heads.cascade_decode_head import BaseCascadeDecodeHead
 from torch import Tensor
 
 from mmattn.attention import ObjectContext
+from mmattn.heads.pixel_losses import PixelLosses
 from mmattn.plugins import conv_layer
 from mmattn.registry import MODELS
 
 
 @MODELS.register_module()
-class OCRHead(BaseCascadeDecodeHead):
+class OCRHead(PixelLosses, BaseCascadeDecodeHead):
     """Object-contextual representations, the second head of a CascadeEncoderDecoder. https://arxiv.org/abs/1909.11065
 
     Args:

@@ -9,12 +9,13 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor
 
 from mmattn.attention.point_wise import PointWiseLayers
+from mmattn.heads.pixel_losses import PixelLosses
 from mmattn.plugins import conv_layer
 from mmattn.registry import MODELS
 
 
 @MODELS.register_module()
-class PSAHead(PointWiseLayers, BaseDecodeHead):
+class PSAHead(PixelLosses, PointWiseLayers, BaseDecodeHead):
     """Point-wise spatial attention network (PSANet). https://hszhao.github.io/papers/eccv18_psanet.pdf
 
     For Polarized self-attention, which is abbreviated PSA as well, see ``PolarizedHead``.

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from mmattn.layers import wide
+from mmattn.ops.upsample_argmax import SIDE, exact_step
 
 ELEMENTS = 2**18  # logits upsampled at once on a CPU: what a cache holds
 
@@ -74,7 +75,10 @@ def pixel_loss_reference(
 def by_strips(
     function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, label: Tensor, *, align_corners: bool = False
 ) -> Tensor:
-    """What a function says of each pixel, without a gradient; it sees a few rows of bilinearly upsampled logits.
+    """What a function says of each pixel, without a gradient; it sees some rows of bilinearly upsampled logits.
+
+    These are bit by bit torch's own, so that they can be put in order. That needs a scale that floating point steps
+    through exactly, a power of two; with any other the function sees one image after the other.
 
     Args:
         function: From logits (1, classes, rows, width) and labels (1, rows, width) to (1, rows, width).
@@ -83,13 +87,26 @@ def by_strips(
         align_corners: As of ``torch.nn.functional.interpolate``.
 
     Returns:
-        (b, height, width), float32 or wider.
+        (b, height, width).
     """
-    strips = _Strips(logits, label.shape[1:], align_corners)
-    out = logits.new_empty(label.shape, dtype=strips.dtype)
-    for i, rows in strips:
-        out[i, rows] = function(strips.up(i, rows)[None], label[i, rows][None])[0]
-    return out
+    (height, width), (b, classes, h, _) = label.shape[1:], logits.shape
+    steps = [exact_step(n, to, align_corners) for n, to in zip(logits.shape[2:], (height, width), strict=True)]
+    step = steps[0] if all(steps) and min(height, width) > SIDE else 0
+    count = max(_budget(logits) // (classes * width * step), -(-SIDE // step)) if step else h  # rows of logits at once
+    layout = torch.contiguous_format if logits.is_contiguous() else torch.channels_last
+    images = []
+    for i in range(b):
+        strips = []
+        for y in range(0, h, count):
+            above, below = max(y - (not align_corners), 0), min(y + count + 1, h)
+            rows = logits[i : i + 1, :, above:below].contiguous(memory_format=layout)
+            tall = (below - above - align_corners) * step + align_corners if step else height
+            pixels = F.interpolate(rows, size=(tall, width), mode="bilinear", align_corners=align_corners)
+            at = slice(y * step, (y + count) * step) if y + count < h else slice(y * step, height)
+            pixels = pixels[:, :, (y - above) * step :][:, :, : at.stop - at.start]
+            strips.append(function(pixels, label[i : i + 1, at]))
+        images.append(torch.cat(strips, dim=1))
+    return torch.cat(images)
 
 
 class _PixelLoss(torch.autograd.Function):
@@ -135,6 +152,10 @@ class _PixelLoss(torch.autograd.Function):
         return total, None, None, None, None, None
 
 
+def _budget(x: Tensor) -> int:
+    return ELEMENTS if x.is_cpu else 64 * ELEMENTS
+
+
 class _Strips:
     """Rows of pixels of upsampled logits, image by image, and the way back.
 
@@ -153,7 +174,7 @@ class _Strips:
 
     def __iter__(self) -> Iterator[tuple[int, slice]]:
         (height, width), (b, classes) = self.size, self.logits.shape[:2]
-        count = max(1, (1 if self.logits.is_cpu else 64) * ELEMENTS // (classes * max(width, 1)))
+        count = max(1, _budget(self.logits) // (classes * max(width, 1)))
         return ((i, slice(y, y + count)) for i in range(b) for y in range(0, height, count))
 
     def up(self, i: int, rows: slice) -> Tensor:

@@ -34,7 +34,7 @@ def upsample_argmax(logits: Tensor, size: tuple[int, int], *, align_corners: boo
         return label_map(logits, size, align_corners=align_corners)
     logits, size = logits.detach(), tuple(size)
     out = torch.empty(len(logits), *size, dtype=torch.long, device=logits.device)
-    steps = tuple(_step(n, to, align_corners) for n, to in zip(logits.shape[2:], size, strict=True))
+    steps = tuple(exact_step(n, to, align_corners) for n, to in zip(logits.shape[2:], size, strict=True))
     dense = logits.is_contiguous() or logits.is_contiguous(memory_format=torch.channels_last)
     exact = dense and all(steps) and min(size) > SIDE and bool(logits.isfinite().all())
     for i, label in enumerate(out):
@@ -51,7 +51,7 @@ def upsample_argmax_reference(logits: Tensor, size: tuple[int, int], *, align_co
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=align_corners).argmax(1)
 
 
-def _step(n: int, to: int, align_corners: bool) -> int:
+def exact_step(n: int, to: int, align_corners: bool) -> int:
     """Pixels from one position to the next, if that is a power of two, else 0."""
     cells, pixels = (n - 1, to - 1) if align_corners else (n, to)
     step = pixels // cells if n > 1 else 0
