@@ -142,11 +142,11 @@ def test_a_second_run_makes_only_what_is_missing(data):
 
 
 def test_an_interrupted_write_leaves_nothing_behind(data, monkeypatch):
-    def interrupted(self, content):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
-        broken.setattr(Path, "write_bytes", interrupted)
+        broken.setattr(os, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             build(data)
     assert not [path for path in (data / cache.FOLDER).rglob("*") if path.is_file()]
@@ -164,6 +164,22 @@ def test_a_changed_original_is_read_itself_and_said_once(data, warnings):
     assert "0.png has changed since" in warnings[0]
     assert build(data).made == 2
     assert not warnings[1:]
+
+
+def test_a_newer_file_of_the_same_size_counts_as_changed(data, warnings):
+    build(data)
+    path = data / "ann_dir/train/0.png"
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    assert dataset(data)[0]["gt_seg_map"].shape == (150, 200)
+    assert len(warnings) == 1
+    assert build(data).made == 1
+
+
+def test_an_image_is_not_taken_for_labels(data):
+    build(data)
+    path = str(data / "img_dir/train/0.png")
+    assert cache.find(path, lambda: None) is not None
+    assert cache.find(path, lambda: None, is_labels=True) is None
 
 
 def test_verify_finds_what_size_and_time_do_not_tell(data):
