@@ -1,5 +1,7 @@
 """What comes after the logits: classes of pixels, and the training loss, against plain torch."""
 
+from importlib import import_module
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -135,7 +137,7 @@ def loss_results(op, logits, label, weights, pixel_weight, **options):
 
 @pytest.fixture
 def few_rows_at_once(monkeypatch):
-    monkeypatch.setattr("mmattn.ops.pixel_loss.ELEMENTS", 500)
+    monkeypatch.setattr(import_module("mmattn.ops.pixel_loss"), "ELEMENTS", 500)
 
 
 @pytest.mark.parametrize(("coarse", "size"), LOSS_SIZES)
@@ -214,7 +216,7 @@ def test_by_strips_sees_every_pixel_once_and_exactly(coarse, steps, layout, alig
 
 
 def test_by_strips_sees_a_few_rows(monkeypatch):
-    monkeypatch.setattr("mmattn.ops.pixel_loss.ELEMENTS", 1)
+    monkeypatch.setattr(import_module("mmattn.ops.pixel_loss"), "ELEMENTS", 1)
     seen = []
     by_strips(
         lambda pixels, _: seen.append(pixels.shape[2]) or pixels[:, 0],

@@ -4,6 +4,7 @@ import copy
 import pickle
 import re
 import warnings
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -82,7 +83,7 @@ def labelled(batch: int, size: tuple[int, int], ignored: float = 0.2) -> list[Se
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_losses_are_mmsegs(terms, sampler, align_corners, dtype, monkeypatch):
-    monkeypatch.setattr("mmattn.ops.pixel_loss.ELEMENTS", 3000)
+    monkeypatch.setattr(import_module("mmattn.ops.pixel_loss"), "ELEMENTS", 3000)
     torch.manual_seed(0)
     head = build(head_config(loss_decode=TERMS[terms], sampler=SAMPLERS[sampler], align_corners=align_corners))
     logits = 2 * torch.randn(2, CLASSES, 5, 6, dtype=dtype)
@@ -188,7 +189,7 @@ def pair(kind: str, own: str = "EncoderDecoder|CascadeEncoderDecoder", **options
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_makes_nothing_of_the_size_of_the_image(kind, monkeypatch):
-    monkeypatch.setattr("mmattn.ops.pixel_loss.ELEMENTS", 10000)
+    monkeypatch.setattr(import_module("mmattn.ops.pixel_loss"), "ELEMENTS", 10000)
     ours, theirs = pair(kind, own=r"\w+", auxiliary_head=head_config())
     inputs, truth = torch.randn(2, 3, 160, 176).double(), labelled(2, (160, 176))
     seen, results = [], []
@@ -242,7 +243,7 @@ def predictions(models: tuple[nn.Module, nn.Module], metas: list[dict] | None, b
 @pytest.mark.parametrize("metas", METAS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_predictions_are_mmsegs_with_less_memory(kind, metas, monkeypatch):
-    monkeypatch.setattr("mmattn.ops.upsample_argmax.ELEMENTS", 10000)
+    monkeypatch.setattr(import_module("mmattn.ops.upsample_argmax"), "ELEMENTS", 10000)
     (ours, lean), (theirs, plain) = predictions(pair(kind), METAS[metas])
     assert plain >= CLASSES * SIZE[0] * SIZE[1]
     assert lean < plain / 2 or kind == "aligned"  # an odd scale: as a whole
