@@ -1,5 +1,8 @@
 """Faster transforms, the same pictures: draw for draw and bit for bit those of mmseg."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -157,7 +160,8 @@ def test_only_what_the_crop_needs_is_looked_at():
 def test_a_transform_that_knows_no_promises_sees_arrays():
     results = Results(img=Seen(np.zeros((4, 6, 3), dtype=np.uint8)), name="x")
     assert type(results["img"]) is np.ndarray
-    for look in (dict, lambda r: {**r}, lambda r: dict(r.items()), lambda r: r.copy(), lambda r: {"img": r.pop("img")}):
+    looks = [dict, copy.deepcopy, lambda r: {**r}, lambda r: dict(r.items()), lambda r: r.copy()]
+    for look in (*looks, lambda r: {"img": r.pop("img")}, lambda r: pickle.loads(pickle.dumps(r))):
         results = Results(img=Seen(np.zeros((4, 6, 3), dtype=np.uint8)), name="x")
         assert type(look(results)["img"]) is np.ndarray
     results = Results(img=Seen(np.zeros((4, 6, 3), dtype=np.uint8)))

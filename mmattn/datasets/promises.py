@@ -33,6 +33,9 @@ class Results(UserDict):
             value = self.data[key] = value[:, :]
         return value
 
+    def __reduce__(self) -> tuple:
+        return dict, (dict(self),)  # what goes to another process has been looked at
+
 
 def unmade(results: dict | Results, key: str) -> np.ndarray | Promise:
     """The image of ``key`` as it is, promise or not."""
