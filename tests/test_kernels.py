@@ -22,8 +22,9 @@ import torch.nn.functional as F
 
 from mmattn.cli import UserError
 from mmattn.layers import tokens
-from mmattn.ops import attend, kernels
+from mmattn.ops import attend, criss_cross, kernels
 from mmattn.ops.attention import attend_reference
+from mmattn.ops.criss_cross import criss_cross_reference
 from mmattn.ops.upsample_argmax import upsample_argmax
 
 TRITON = find_spec("triton") is not None
@@ -41,68 +42,113 @@ DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (not INTERPRETED)  
 
 
 # -- when they are chosen ---------------------------------------------------------------------------------------------
+def stand_in(*shape, dtype=torch.bfloat16, device="cuda", requires_grad=False):
+    """What the rules look at of a tensor on a device that need not be there."""
+    return SimpleNamespace(shape=shape, dtype=dtype, device=SimpleNamespace(type=device), requires_grad=requires_grad)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    monkeypatch.setattr(kernels, "missing", lambda: None)
+    with kernels.use_triton():
+        yield
+
+
+@pytest.mark.usefixtures("asked")
 @pytest.mark.parametrize(
-    ("dtype", "n", "d", "m", "e", "expected"),
+    ("options", "n", "d", "m", "e", "expected"),
     [
-        (torch.bfloat16, 8192, 64, 8192, 512, True),
-        (torch.float16, 512, 256, 512, 256, True),
-        (torch.float32, 8192, 64, 8192, 512, False),
-        (torch.float64, 8192, 64, 8192, 512, False),
-        (torch.bfloat16, 511, 64, 8192, 512, False),
-        (torch.bfloat16, 8192, 64, 511, 512, False),
-        (torch.bfloat16, 8192, 272, 8192, 512, False),
-        (torch.bfloat16, 8192, 64, 8192, 528, False),
-        (torch.bfloat16, 8192, 65, 8192, 512, False),
-        (torch.bfloat16, 8192, 64, 8192, 500, False),
+        ({}, 8192, 64, 8192, 512, True),
+        ({"dtype": torch.float16}, 512, 256, 512, 256, True),
+        ({"dtype": torch.float32}, 8192, 64, 8192, 512, False),
+        ({"dtype": torch.float64}, 8192, 64, 8192, 512, False),
+        ({"device": "cpu"}, 8192, 64, 8192, 512, False),
+        ({}, 511, 64, 8192, 512, False),
+        ({}, 8192, 64, 511, 512, False),
+        ({}, 8192, 272, 8192, 512, False),
+        ({}, 8192, 64, 8192, 528, False),
+        ({}, 8192, 65, 8192, 512, False),
+        ({}, 8192, 64, 8192, 500, False),
     ],
 )
-def test_which_attention_the_kernel_suits(dtype, n, d, m, e, expected):
-    assert kernels.suits(dtype, n, d, m, e) is expected
+def test_which_dense_attention_takes_the_kernel(options, n, d, m, e, expected):
+    q, k, v = stand_in(1, n, d, **options), stand_in(1, m, d, **options), stand_in(1, m, e, **options)
+    assert kernels.dense(q, k, v) is expected
 
 
-def test_torch_is_the_default():
-    x = torch.empty(1, 512, 16, dtype=torch.float16, device="meta")
+@pytest.mark.usefixtures("asked")
+@pytest.mark.parametrize(
+    ("options", "d", "c", "expected"),
+    [
+        ({}, 64, 512, True),
+        ({"requires_grad": True}, 64, 512, False),
+        ({"dtype": torch.float32}, 64, 512, False),
+        ({"device": "cpu"}, 64, 512, False),
+        ({}, 60, 512, False),
+        ({}, 64, 500, False),
+    ],
+)
+def test_which_criss_cross_attention_takes_the_kernel(options, d, c, expected):
+    q, v = stand_in(1, d, 9, 9, **options), stand_in(1, c, 9, 9, **options)
+    assert kernels.lines(q, q, v) is expected
+    with torch.no_grad():
+        assert kernels.lines(q, q, v) is (expected or "requires_grad" in options)
+
+
+@pytest.mark.usefixtures("asked")
+@pytest.mark.parametrize(
+    ("options", "expected"), [({}, True), ({"device": "cpu"}, False), ({"dtype": torch.float64}, False)]
+)
+def test_which_labels_come_from_the_kernel(options, expected):
+    assert kernels.labels(stand_in(1, 19, 9, 9, **options)) is expected
+
+
+@pytest.mark.usefixtures("asked")
+def test_autocast_decides_too(monkeypatch):
+    x = stand_in(1, 512, 16, dtype=torch.float32)
     assert not kernels.dense(x, x, x)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: kind == "cuda")
+    assert kernels.dense(x, x, x)
 
 
 def test_the_switch_lasts_as_long_as_its_block(monkeypatch):
     monkeypatch.setattr(kernels, "missing", lambda: None)
-    x = SimpleNamespace(device=SimpleNamespace(type="cuda"), dtype=torch.float16, shape=(1, 512, 16))
+    x, y = stand_in(1, 512, 16), stand_in(1, 16, 9, 9)
+
+    def taken():
+        return {kernels.dense(x, x, x), kernels.lines(y, y, y), kernels.labels(y)}
+
+    assert taken() == {False}
     with kernels.use_triton():
-        assert kernels.dense(x, x, x)
-        assert not kernels.dense(*[torch.zeros(1, 512, 16, dtype=torch.float16)] * 3)  # not on CUDA
+        assert taken() == {True}
         with kernels.use_triton(False):
-            assert not kernels.dense(x, x, x)
-        assert kernels.dense(x, x, x)
-    assert not kernels.dense(x, x, x)
-
-
-def test_autocast_decides_too(monkeypatch):
-    monkeypatch.setattr(kernels, "missing", lambda: None)
-    x = SimpleNamespace(device=SimpleNamespace(type="cuda"), dtype=torch.float32, shape=(1, 512, 16))
-    with kernels.use_triton():
-        assert not kernels.dense(x, x, x)
-        monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: kind == "cuda")
-        assert kernels.dense(x, x, x)
+            assert taken() == {False}
+        assert taken() == {True}
+    assert taken() == {False}
 
 
 def test_attention_goes_to_the_kernel(monkeypatch):
-    flash = SimpleNamespace(flash=lambda q, k, v, scale: ("kernel", scale))
-    monkeypatch.setitem(sys.modules, "mmattn.ops.kernels.attention", flash)
+    module = SimpleNamespace(flash=lambda q, k, v, scale: ("kernel", scale))
+    monkeypatch.setitem(sys.modules, "mmattn.ops.kernels.attention", module)
     monkeypatch.setattr(kernels, "dense", lambda q, k, v: True)
     x = torch.zeros(1, 2, 3)
     assert attend(x, x, x, 0.5) == ("kernel", 0.5)
 
 
+def test_criss_cross_attention_goes_to_the_kernel(monkeypatch):
+    module = SimpleNamespace(predict_criss_cross=lambda q, k, v: "kernel")
+    monkeypatch.setitem(sys.modules, "mmattn.ops.kernels.criss_cross", module)
+    monkeypatch.setattr(kernels, "lines", lambda q, k, v: True)
+    x = torch.zeros(1, 2, 3, 3)
+    assert criss_cross(x, x, x) == "kernel"
+
+
 def test_labels_come_from_the_kernel(monkeypatch):
     label_map = SimpleNamespace(label_map=lambda x, size, align_corners: ("kernel", size, align_corners))
     monkeypatch.setitem(sys.modules, "mmattn.ops.kernels.upsample_argmax", label_map)
-    monkeypatch.setattr(kernels, "missing", lambda: None)
     x = torch.zeros(1, 2, 3, 3)
-    with kernels.use_triton():
-        assert upsample_argmax(x, (6, 6)).shape == (1, 6, 6)  # not on CUDA
-        monkeypatch.setattr(kernels, "labels", lambda x: True)
-        assert upsample_argmax(x, (6, 6), align_corners=True) == ("kernel", (6, 6), True)
+    monkeypatch.setattr(kernels, "labels", lambda x: True)
+    assert upsample_argmax(x, (6, 6), align_corners=True) == ("kernel", (6, 6), True)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +256,41 @@ def test_flash_is_an_operator_of_torch():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     with torch.autocast(DEVICE, dtype=torch.float16):
         assert flash(*inputs).dtype == torch.float16
+
+
+# -- criss-cross attention --------------------------------------------------------------------------------------------
+@runs
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("reach", [1, 30])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param((1, 3, 5, 1, 1), id="pixel"),
+        pytest.param((2, 6, 9, 1, 5), id="row"),
+        pytest.param((1, 6, 9, 5, 1), id="column"),
+        pytest.param((1, 16, 272, 2, 3), id="channels in parts"),
+        pytest.param((1, 8, 16, 2, 70), id="lines in parts"),
+        pytest.param((0, 8, 8, 2, 3), id="none"),
+    ],
+)
+def test_criss_cross_is_as_exact_as_plain_torch(size, dtype, reach, memory_format):
+    from mmattn.ops.kernels.criss_cross import predict_criss_cross
+
+    torch.manual_seed(0)
+    b, d, c, h, w = size
+    inputs = [reach * torch.randn(b, n, h, w, device=DEVICE) for n in (d, d, c)]
+    inputs = [x.to(dtype, memory_format=memory_format) for x in inputs]
+    truth = criss_cross_reference(*(x.double() for x in inputs))
+    ours, plain = ((f(*inputs) - truth).norm() for f in (predict_criss_cross, criss_cross_reference))
+    assert ours <= 2 * plain + torch.finfo(dtype).eps * truth.norm()
+
+
+@runs
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_criss_cross_is_an_operator_of_torch(memory_format):
+    x = torch.randn(1, 16, 2, 3, device=DEVICE).contiguous(memory_format=memory_format)
+    torch.library.opcheck(torch.ops.mmattn.predict_criss_cross.default, (x, x, x))
 
 
 # -- labels -----------------------------------------------------------------------------------------------------------
@@ -327,6 +408,22 @@ def test_flash_spills_nothing(tmp_path, widths, dtype, precision, kernel, column
     unit = "qn km vm on gn dqn dkm dvm" if columns else "qd kd ve oe ge dqd dkd dve"
     run = getattr(attention, f"_{kernel}")
     stack, shared = needs(tmp_path, run, types, constants, unit.split(), use.warps, use.stages)
+    assert stack == 0
+    assert shared <= kernels.SHARED
+
+
+@compiles
+@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_criss_cross_spills_nothing(tmp_path, dtype, columns):
+    from mmattn.ops.kernels import criss_cross
+
+    constants = criss_cross.settings(dtype, 64, 512) | {"COLUMNS": columns}
+    types = dict.fromkeys(["Q", "K", "V", "Out"], "*bf16" if dtype == torch.bfloat16 else "*fp32")
+    types |= {"Highest": "*fp32", "Total": "*fp32"}
+    warps, stages = constants.pop("num_warps"), constants.pop("num_stages")
+    unit = ["qd", "kd", "ve", "oe", "sl" if columns else "sn"]
+    stack, shared = needs(tmp_path, criss_cross._lines, types, constants, unit, warps, stages)
     assert stack == 0
     assert shared <= kernels.SHARED
 

@@ -6,6 +6,7 @@ from torch.autograd.function import FunctionCtx
 from torch.utils.flop_counter import register_flop_formula
 
 from mmattn.layers import autocast_to, last, without_autocast
+from mmattn.ops import kernels
 
 
 def criss_cross(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -27,6 +28,10 @@ def criss_cross(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """
     if torch.compiler.is_exporting():
         return criss_cross_reference(q, k, v)
+    if kernels.lines(q, k, v):
+        from mmattn.ops.kernels.criss_cross import predict_criss_cross  # wants triton
+
+        return predict_criss_cross(q, k, v)
     return _forward(*autocast_to(q, k, v))[0]
 
 

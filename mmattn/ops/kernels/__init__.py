@@ -4,6 +4,7 @@ A switch in the program, as torch has them for its own kernels, and none in the 
 both, and what is computed does not depend on where it runs.
 
     attention.flash                        dense attention and its gradients, values wider than keys
+    criss_cross.predict_criss_cross        rows and columns in one softmax, without gradients
     upsample_argmax.label_map, confusion   classes of bilinearly interpolated logits, and their counts against labels
 
 The functions may be called as they are, on tensors of any strides; importing one of their modules imports triton, this
@@ -26,7 +27,8 @@ _asked = False
 class use_triton:
     """Compute with Triton kernels where there is one, from now on, or inside a ``with``.
 
-    Switches :func:`mmattn.ops.attend`, where :func:`suits` says so, and what is made of it, and
+    Switches :func:`mmattn.ops.attend` and what is made of it, where :func:`dense` says so,
+    :func:`~mmattn.ops.criss_cross`, where :func:`lines` says so, and
     :func:`~mmattn.ops.upsample_argmax.upsample_argmax`. Everything else, and every tensor that is not on a CUDA device,
     is computed by torch as before.
 
@@ -64,10 +66,17 @@ def missing() -> str | None:
 
 
 def dense(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether :func:`mmattn.ops.attend` takes the kernel for (b, n, d), (b, m, d), (b, m, e)."""
-    kind = q.device.type
-    dtype = torch.get_autocast_dtype(kind) if _asked and torch.is_autocast_enabled(kind) else q.dtype
-    return _asked and kind == "cuda" and suits(dtype, *q.shape[1:], *v.shape[1:])
+    """Whether :func:`mmattn.ops.attend` takes the kernel for (b, n, d), (b, m, d), (b, m, e).
+
+    Few queries or keys leave nothing to save, and few programs to run at a time.
+    """
+    return _asked and min(q.shape[1], k.shape[1]) >= 512 and v.shape[2] <= 512 and suits(q, q.shape[2], v.shape[2])
+
+
+def lines(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether :func:`mmattn.ops.criss_cross` takes the kernel for (b, d, h, w), (b, d, h, w), (b, c, h, w)."""
+    learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    return _asked and not learns and suits(q, q.shape[1], v.shape[1])
 
 
 def labels(logits: Tensor) -> bool:
@@ -75,11 +84,12 @@ def labels(logits: Tensor) -> bool:
     return _asked and logits.device.type == "cuda" and logits.dtype != torch.float64
 
 
-def suits(dtype: torch.dtype, n: int, d: int, m: int, e: int) -> bool:
-    """Whether the kernel is made for n queries of width d, and m values of width e.
+def suits(q: Tensor, d: int, e: int) -> bool:
+    """Whether kernels are made for keys of width d and values of width e, in the type of q or of autocast.
 
-    Tensor cores multiply half precision, in rows of 16; float32 is quicker in torch. Few queries or keys leave nothing
-    to save, and few programs to run at a time.
+    Tensor cores multiply half precision, in rows of 16; float32 is quicker in torch.
     """
+    kind = q.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else q.dtype
     half = dtype in (torch.float16, torch.bfloat16)
-    return half and d % 16 == e % 16 == 0 and d <= 256 and e <= 512 and min(n, m) >= 512
+    return kind == "cuda" and half and d <= 256 and d % 16 == e % 16 == 0

@@ -66,7 +66,7 @@ def blocks(kernel: str, dtype: torch.dtype, precision: str, d: int, e: int) -> B
         d: Width of keys.
         e: Width of values.
     """
-    d, e = _power(d), _power(e)
+    d, e = power(d), power(e)
     if dtype == torch.float32:
         small = 32 if precision == "tf32" else 16
         own, other, values, stages = (32, 32, 64, 2) if kernel in ("forward", "values") else (small, small, 32, 1)
@@ -78,13 +78,13 @@ def blocks(kernel: str, dtype: torch.dtype, precision: str, d: int, e: int) -> B
     return Blocks(queries, keys, min(e, values), stages)
 
 
-def _power(width: int) -> int:
+def power(width: int) -> int:
     """The block that holds a width: a power of two, and no less than tensor cores take."""
     return max(16, triton.next_power_of_2(width))
 
 
 @triton.jit
-def _rows(x, start, n, across, along, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def load(x, start, n, across, along, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Rows from ``start`` of x (n, width), zeros where it ends."""
     row, column = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
     inside = (start + row < n)[:, None] & (column < width)[None]
@@ -93,7 +93,7 @@ def _rows(x, start, n, across, along, width, ROWS: tl.constexpr, COLUMNS: tl.con
 
 
 @triton.jit
-def _store(x, value, start, n, across, along, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def store(x, value, start, n, across, along, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Writes rows from ``start`` of x (n, width)."""
     row, column = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
     inside = (start + row < n)[:, None] & (column < width)[None]
@@ -110,24 +110,24 @@ def _forward(
 ):  # fmt: skip
     """O (b, n, E) of one block of queries and one of columns, and L (b, 2, n)."""
     here, image, first = tl.program_id(0) * BLOCK_N, tl.program_id(1).to(tl.int64), tl.program_id(2) * BLOCK_E
-    q = _rows(Q + image * qb, here, n, qn, qd, D, BLOCK_N, BLOCK_D)
+    q = load(Q + image * qb, here, n, qn, qd, D, BLOCK_N, BLOCK_D)
     K += image * kb
     V += image * vb + first.to(tl.int64) * ve
     highest = tl.full([BLOCK_N], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_N], tl.float32)
     o = tl.zeros([BLOCK_N, BLOCK_E], tl.float32)
     for start in range(0, m, BLOCK_M):
-        k = _rows(K, start, m, km, kd, D, BLOCK_M, BLOCK_D)
+        k = load(K, start, m, km, kd, D, BLOCK_M, BLOCK_D)
         s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # (n, m)
         s = tl.where((start + tl.arange(0, BLOCK_M) < m)[None], s, float("-inf"))
         higher = tl.maximum(highest, tl.max(s, 1))
         p = tl.exp2(s - higher[:, None])
         shrink = tl.exp2(highest - higher)
         total = total * shrink + tl.sum(p, 1)
-        v = _rows(V, start, m, vm, ve, E - first, BLOCK_M, BLOCK_E)
+        v = load(V, start, m, vm, ve, E - first, BLOCK_M, BLOCK_E)
         o = tl.dot(p.to(v.dtype), v, o * shrink[:, None], input_precision=PRECISION)
         highest = higher
-    _store(Out + image * ob + first.to(tl.int64) * oe, o / total[:, None], here, n, on, oe, E - first, BLOCK_N, BLOCK_E)
+    store(Out + image * ob + first.to(tl.int64) * oe, o / total[:, None], here, n, on, oe, E - first, BLOCK_N, BLOCK_E)
     if first == 0:
         row = here + tl.arange(0, BLOCK_N)
         tl.store(L + 2 * image * n + row, highest, mask=row < n)
@@ -150,27 +150,27 @@ def _queries(
     dO += image * gb
     delta = tl.zeros([BLOCK_N], tl.float32)
     for first in tl.static_range(0, E, BLOCK_E):
-        do = _rows(dO + first * ge, here, n, gn, ge, E - first, BLOCK_N, BLOCK_E)
-        o = _rows(Out + first * oe, here, n, on, oe, E - first, BLOCK_N, BLOCK_E)
+        do = load(dO + first * ge, here, n, gn, ge, E - first, BLOCK_N, BLOCK_E)
+        o = load(Out + first * oe, here, n, on, oe, E - first, BLOCK_N, BLOCK_E)
         delta += tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
     tl.store(Delta + image * n + row, delta, mask=row < n)
-    q = _rows(Q + image * qb, here, n, qn, qd, D, BLOCK_N, BLOCK_D)
+    q = load(Q + image * qb, here, n, qn, qd, D, BLOCK_N, BLOCK_D)
     highest = tl.load(L + 2 * image * n + row, mask=row < n, other=0.0)
     total = tl.load(L + 2 * image * n + n + row, mask=row < n, other=0.0)
     dq = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     for start in range(0, m, BLOCK_M):
-        k = _rows(K, start, m, km, kd, D, BLOCK_M, BLOCK_D)
+        k = load(K, start, m, km, kd, D, BLOCK_M, BLOCK_D)
         s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # (n, m)
         s = tl.where((start + tl.arange(0, BLOCK_M) < m)[None], s, float("-inf"))
         dp = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
         for first in tl.static_range(0, E, BLOCK_E):
             if BLOCK_E < E:  # else it is there already
-                do = _rows(dO + first * ge, here, n, gn, ge, E - first, BLOCK_N, BLOCK_E)
-            v = _rows(V + first * ve, start, m, vm, ve, E - first, BLOCK_M, BLOCK_E)
+                do = load(dO + first * ge, here, n, gn, ge, E - first, BLOCK_N, BLOCK_E)
+            v = load(V + first * ve, start, m, vm, ve, E - first, BLOCK_M, BLOCK_E)
             dp = tl.dot(do, tl.trans(v), dp, input_precision=PRECISION)
         ds = tl.exp2(s - highest[:, None] - total[:, None]) * (dp - delta[:, None])
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
-    _store(dQ + image * dqb, dq * slope, here, n, dqn, dqd, D, BLOCK_N, BLOCK_D)
+    store(dQ + image * dqb, dq * slope, here, n, dqn, dqd, D, BLOCK_N, BLOCK_D)
 
 
 @triton.jit
@@ -185,26 +185,26 @@ def _keys(
     Q += image * qb
     V += image * vb
     dO += image * gb
-    k = _rows(K + image * kb, here, m, km, kd, D, BLOCK_M, BLOCK_D)
+    k = load(K + image * kb, here, m, km, kd, D, BLOCK_M, BLOCK_D)
     if BLOCK_E >= E:
-        v = _rows(V, here, m, vm, ve, E, BLOCK_M, BLOCK_E)
+        v = load(V, here, m, vm, ve, E, BLOCK_M, BLOCK_E)
     dk = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for start in range(0, n, BLOCK_N):
         row = start + tl.arange(0, BLOCK_N)
-        highest = tl.load(L + 2 * image * n + row, mask=row < n, other=float("inf"))  # no query has no weights
+        highest = tl.load(L + 2 * image * n + row, mask=row < n, other=0.0)
         total = tl.load(L + 2 * image * n + n + row, mask=row < n, other=0.0)
         delta = tl.load(Delta + image * n + row, mask=row < n, other=0.0)
-        q = _rows(Q, start, n, qn, qd, D, BLOCK_N, BLOCK_D)
+        q = load(Q, start, n, qn, qd, D, BLOCK_N, BLOCK_D)
         s = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale  # (m, n)
         dp = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         for first in tl.static_range(0, E, BLOCK_E):
             if BLOCK_E < E:
-                v = _rows(V + first * ve, here, m, vm, ve, E - first, BLOCK_M, BLOCK_E)
-            do = _rows(dO + first * ge, start, n, gn, ge, E - first, BLOCK_N, BLOCK_E)
+                v = load(V + first * ve, here, m, vm, ve, E - first, BLOCK_M, BLOCK_E)
+            do = load(dO + first * ge, start, n, gn, ge, E - first, BLOCK_N, BLOCK_E)
             dp = tl.dot(v, tl.trans(do), dp, input_precision=PRECISION)
         ds = tl.exp2(s - highest[None] - total[None]) * (dp - delta[None])
         dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)
-    _store(dK + image * dkb, dk * slope, here, m, dkm, dkd, D, BLOCK_M, BLOCK_D)
+    store(dK + image * dkb, dk * slope, here, m, dkm, dkd, D, BLOCK_M, BLOCK_D)
 
 
 @triton.jit
@@ -216,21 +216,21 @@ def _values(
 ):  # fmt: skip
     """dV (b, m, E) of one block of keys and one of columns."""
     here, image, first = tl.program_id(0) * BLOCK_M, tl.program_id(1).to(tl.int64), tl.program_id(2) * BLOCK_E
-    k = _rows(K + image * kb, here, m, km, kd, D, BLOCK_M, BLOCK_D)
+    k = load(K + image * kb, here, m, km, kd, D, BLOCK_M, BLOCK_D)
     Q += image * qb
     dO += image * gb + first.to(tl.int64) * ge
     dV += image * dvb + first.to(tl.int64) * dve
     dv = tl.zeros([BLOCK_M, BLOCK_E], tl.float32)
     for start in range(0, n, BLOCK_N):
         row = start + tl.arange(0, BLOCK_N)
-        highest = tl.load(L + 2 * image * n + row, mask=row < n, other=float("inf"))  # no query has no weights
+        highest = tl.load(L + 2 * image * n + row, mask=row < n, other=0.0)
         total = tl.load(L + 2 * image * n + n + row, mask=row < n, other=0.0)
-        q = _rows(Q, start, n, qn, qd, D, BLOCK_N, BLOCK_D)
+        q = load(Q, start, n, qn, qd, D, BLOCK_N, BLOCK_D)
         s = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale  # (m, n)
         p = tl.exp2(s - highest[None] - total[None])
-        do = _rows(dO, start, n, gn, ge, E - first, BLOCK_N, BLOCK_E)
+        do = load(dO, start, n, gn, ge, E - first, BLOCK_N, BLOCK_E)
         dv = tl.dot(p.to(do.dtype), do, dv, input_precision=PRECISION)
-    _store(dV, dv, here, m, dvm, dve, E - first, BLOCK_M, BLOCK_E)
+    store(dV, dv, here, m, dvm, dve, E - first, BLOCK_M, BLOCK_E)
 
 
 def _constants(kernel: str, q: Tensor, v: Tensor) -> dict[str, object]:
@@ -241,7 +241,7 @@ def _constants(kernel: str, q: Tensor, v: Tensor) -> dict[str, object]:
     precision = "tf32" if tf32 else "ieee"
     use = blocks(kernel, q.dtype, precision, d, e)
     return {
-        "D": d, "E": e, "BLOCK_D": _power(d), "BLOCK_E": use.values, "BLOCK_N": use.queries, "BLOCK_M": use.keys,
+        "D": d, "E": e, "BLOCK_D": power(d), "BLOCK_E": use.values, "BLOCK_N": use.queries, "BLOCK_M": use.keys,
         "PRECISION": precision, "num_warps": use.warps, "num_stages": use.stages,
     }  # fmt: skip
 
