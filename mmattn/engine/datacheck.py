@@ -1,10 +1,11 @@
 """Looks at the data before a training starts: what is missing is said at once, with its place."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 
 from mmattn.cli import UserError
@@ -37,39 +38,59 @@ def check_data(cfg: Config, *loaders: str) -> None:
         UserError: A dataset has no class names; a folder is missing, a dangling link or without images; images lack
             their labels.
     """
-    init_default_scope(cfg.default_scope)
     for key, dataset in datasets(cfg, *(loaders or ("train_dataloader", "val_dataloader"))):
+        built = open_dataset(cfg, key, dataset)
+        if not hasattr(built, "seg_map_suffix"):
+            continue
+        listed = built.load_data_list()
+        expect_images(key, built, listed)
         root = Path(dataset.get("data_root") or ".")
-        _expect_folder(root, f"{key}.data_root")
-        with clear_registry_errors(cfg):
-            try:
-                built = DATASETS.build({**dataset, "pipeline": [], "lazy_init": True})
-            except ValueError as error:  # mmseg: the class names are no subset of the dataset's own
-                raise UserError(f"{key}: {error}") from error
-        if not built.metainfo.get("classes"):
-            raise UserError(f"{key} has no class names: state them once in the config, classes = ('road', 'car', ...)")
-        if hasattr(built, "seg_map_suffix"):
-            _check_pairs(key, root, built)
+        for part, what in (("img_path", "images"), ("seg_map_path", "label images")):
+            paths = [item[part] for item in listed if part in item]
+            missing = [path for path in paths if not os.path.exists(path)]
+            if missing:
+                first = f"{missing[0]}{_hint(missing[0], root)}"
+                raise UserError(f"{key}: {len(missing)} of {len(paths)} {what} are missing, the first {first}")
 
 
-def _check_pairs(key: str, root: Path, dataset: object) -> None:
-    prefix: Mapping[str, str] = dataset.data_prefix
-    if dataset.ann_file and not os.path.isdir(dataset.ann_file) and not os.path.isfile(dataset.ann_file):
-        raise UserError(f"{key}.ann_file: there is no {dataset.ann_file}")
+def open_dataset(cfg: Config, key: str, dataset: ConfigDict) -> BaseDataset:
+    """A dataset of the config, which has listed no files yet and runs no pipeline.
+
+    Args:
+        cfg: The config.
+        key: Where the dataset stands in it.
+        dataset: As of :func:`~mmattn.engine.config.datasets`.
+
+    Raises:
+        UserError: It has no class names, or a folder or the list of its files is missing.
+    """
+    init_default_scope(cfg.default_scope)
+    root = Path(dataset.get("data_root") or ".")
+    _expect_folder(root, f"{key}.data_root")
+    with clear_registry_errors(cfg):
+        try:
+            built = DATASETS.build({**dataset, "pipeline": [], "lazy_init": True})
+        except ValueError as error:  # mmseg: the class names are no subset of the dataset's own
+            raise UserError(f"{key}: {error}") from error
+    if not built.metainfo.get("classes"):
+        raise UserError(f"{key} has no class names: state them once in the config, classes = ('road', 'car', ...)")
+    if not hasattr(built, "seg_map_suffix"):
+        return built
+    if built.ann_file and not os.path.isdir(built.ann_file) and not os.path.isfile(built.ann_file):
+        raise UserError(f"{key}.ann_file: there is no {built.ann_file}")
     for part in ("img_path", "seg_map_path"):
-        if prefix.get(part):
-            _expect_folder(Path(prefix[part]), f"{key}.data_prefix.{part}", root)
-    listed = dataset.load_data_list()
+        if built.data_prefix.get(part):
+            _expect_folder(Path(built.data_prefix[part]), f"{key}.data_prefix.{part}", root)
+    return built
+
+
+def expect_images(key: str, built: BaseDataset, listed: Sequence) -> None:
+    """Raises UserError when the dataset found no image."""
     if not listed:
         raise UserError(
-            f"{key}: no image in {prefix.get('img_path')}: expected files whose names end in {dataset.img_suffix}"
+            f"{key}: no image in {built.data_prefix.get('img_path')}: expected files whose names end in "
+            f"{getattr(built, 'img_suffix', '')}"
         )
-    for part, what in (("img_path", "images"), ("seg_map_path", "label images")):
-        paths = [item[part] for item in listed if part in item]
-        missing = [path for path in paths if not os.path.exists(path)]
-        if missing:
-            first = f"{missing[0]}{_hint(missing[0], root)}"
-            raise UserError(f"{key}: {len(missing)} of {len(paths)} {what} are missing, the first {first}")
 
 
 def _hint(missing: str, root: Path) -> str:
