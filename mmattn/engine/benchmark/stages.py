@@ -30,6 +30,7 @@ from mmattn.evaluation.metrics import IoUMetric
 CONFIG = config.BASES[0].parent / "ccnet_r50.py"
 STRIDE = 8  # pixels of the image for each position of the map
 CLASSES = 19
+DRAWS = 8  # of the augmentation, one image each
 SEGMENTOR = {
     "type": "EncoderDecoder",
     "backbone": {"type": "ResNet", "depth": 18, "base_channels": 4, "stem_channels": 4},
@@ -171,7 +172,9 @@ def iou(setting: Setting) -> Pair:
 
 
 def loading(setting: Setting, *, cached: bool = False) -> Pair:
-    """A training image through the pipeline of ``configs/ccnet_r50.py``, from PNG, and ours from the cache if asked.
+    """Training images through the pipeline of ``configs/ccnet_r50.py``, from PNG, and ours from the cache if asked.
+
+    The same :data:`DRAWS` draws for both.
 
     Raises:
         UserError: The cache is asked for and Zstandard is not installed.
@@ -201,15 +204,13 @@ def loading(setting: Setting, *, cached: bool = False) -> Pair:
 
     def side(scope: str) -> Side:
         def call(held: TemporaryDirectory = folder) -> list[Tensor]:
-            np.random.seed(7)
-            found = {
-                "img_path": str(paths[0]),
-                "seg_map_path": str(paths[1]),
-                "seg_fields": [],
-                "reduce_zero_label": False,
-            }
-            packed = pipelines[scope](found)
-            return [packed["inputs"], packed["data_samples"].gt_sem_seg.data]
+            found = []
+            for seed in range(DRAWS):
+                np.random.seed(seed)
+                places = {"img_path": str(paths[0]), "seg_map_path": str(paths[1])}
+                packed = pipelines[scope]({**places, "seg_fields": [], "reduce_zero_label": False})
+                found += [packed["inputs"], packed["data_samples"].gt_sem_seg.data]
+            return found
 
         return Side(call)
 
