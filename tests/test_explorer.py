@@ -245,6 +245,7 @@ def test_wrong_pages_and_points(trained: tuple[Path, Path], tmp_path: Path) -> N
     ]:
         with pytest.raises(UserError, match=message):
             tool()([*map(str, [*trained, image]), "--html", str(tmp_path / html), "--device", "cpu", *more])
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_a_model_without_attention_has_no_page(tmp_path: Path) -> None:

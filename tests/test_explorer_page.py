@@ -264,7 +264,7 @@ def test_keys_move_the_query_cell_by_cell(page: Any) -> None:
     assert row(page)[1] == (y - 1, x + 2)
     frame.send_keys(Keys.SHIFT, Keys.ARROW_LEFT)
     assert row(page)[1] == (y - 1, 0)
-    page.find_element(By.TAG_NAME, "body").send_keys(Keys.PAGE_DOWN)
+    page.find_element(By.TAG_NAME, "body").send_keys(Keys.PAGE_DOWN, Keys.PAGE_UP, Keys.PAGE_DOWN)
     page.execute_async_script("setTimeout(arguments[0], 300)")
     assert page.find_elements(By.CSS_SELECTOR, "#images button")[1].get_attribute("aria-current") == "true"
 

@@ -8,6 +8,7 @@ let waiting = false, saying = 0, keeping = 0;
 
 const page = {
   at: () => state.at,
+  image: () => state.image,
 
   // Draw at the next frame, once for all that changed since the last.
   changed() {
@@ -83,6 +84,7 @@ async function show(image) {
   page.loaded = false;
   state.image = image;
   await Promise.all(panels.map((panel) => panel.load(image)));
+  if (image !== state.image) return;
   page.loaded = true;
   document.querySelectorAll("#images button").forEach((button, i) => button.setAttribute("aria-current", i === image));
   byId("name").textContent = told.images[image].name;

@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,9 +75,10 @@ def prepare(target: Path) -> None:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.open("a").close()
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}; choose another --html") from error
+    if target.is_dir() or not os.access(target if target.exists() else target.parent, os.W_OK):
+        raise UserError(f"cannot write {target}; choose another --html")
 
 
 def render(images: Sequence[Mapping[str, Shot]], points: Sequence[Point] = (), options: Options = PLAIN) -> str:
@@ -104,11 +106,11 @@ def render(images: Sequence[Mapping[str, Shot]], points: Sequence[Point] = (), o
     title = firsts[0].name if len(images) == 1 else f"{len(images)} images"
     parts = {
         "title": html.escape(f"{title}, seen by {' and '.join(images[0])}"),
-        "style": (HERE / "explorer.css").read_text(),
+        "style": (HERE / "explorer.css").read_text(encoding="utf-8"),
         "data": "\n".join(data),
-        "script": "\n".join((HERE / name).read_text() for name in SCRIPTS),
+        "script": "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS),
     }
-    pieces = (HERE / "explorer.html").read_text().split("@@")  # text, name, text, name, ... text
+    pieces = (HERE / "explorer.html").read_text(encoding="utf-8").split("@@")  # text, name, text, name, ... text
     return "".join(piece if i % 2 == 0 else parts[piece] for i, piece in enumerate(pieces))
 
 

@@ -22,9 +22,9 @@ class Panel {
   }
 
   async load(image) {
-    this.image = image;
-    this.shot = told.shots[image][this.model];
-    this.bytes = await inflate(`numbers-${image}-${this.model}`);
+    const bytes = await inflate(`numbers-${image}-${this.model}`);
+    if (image !== this.page.image()) return; // another one was chosen meanwhile
+    Object.assign(this, { image, bytes, shot: told.shots[image][this.model] });
     this.readers = new Map();
     const { prediction, truth } = this.shot;
     this.classes = { prediction: unpack(this.bytes, prediction).data, truth: truth && unpack(this.bytes, truth).data };
