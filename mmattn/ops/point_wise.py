@@ -15,7 +15,7 @@ from mmattn.ops.psa_mask import Direction, psa_mask
 #: Columns that predict at a time. Fewer skip more cells that are outside the map, more are quicker cell by cell.
 COLUMNS = 32
 #: Receivers at a time, in whole rows.
-RECEIVERS = 256
+RECEIVERS = 128
 
 
 def point_wise(
@@ -23,9 +23,9 @@ def point_wise(
 ) -> Tensor:
     """Sum over the sources of x, weighted by the masks that ``weight`` predicts from features ``masks``.
 
-    Computes :func:`point_wise_reference` row by row of receivers, and of a mask only the cells that can lie on the map;
-    backward computes the weights again. Memory grows with the positions, not with their pairs. An export holds the
-    reference, so that it runs where mmattn is not. No second derivatives.
+    Computes :func:`point_wise_reference` some rows of receivers at a time, and of the masks the cells that can lie on
+    the map; backward computes the weights again. Memory grows with the positions, not with their pairs. An export holds
+    the reference, so that it runs where mmattn is not. No second derivatives.
 
     Args:
         masks: (b, d, h, w).
@@ -65,13 +65,15 @@ def point_wise_reference(
 @torch.library.custom_op("mmattn::point_wise", mutates_args=())
 def _forward(masks: Tensor, weight: Tensor, x: Tensor, direction: str, softmax: bool) -> Tensor:
     with without_autocast(x):
-        masks, x = (_turned(last(t), direction) for t in (masks, x))  # (b, h, w, channels)
+        collect = direction == "collect"
+        masks, x = last(masks).flip(1), _turned(last(x), not collect)  # (b, h, w, channels), see _Rows
         out = x.new_empty(x.shape)
-        rows = _Rows(x, weight, direction)
+        rows = _Rows(x, weight, collect)
         for features, values, y in zip(masks, x.flatten(1, 2), out.flatten(1, 2), strict=True):
-            for at, attn in rows.weights(features, softmax):
+            rows.take(features)
+            for at, attn in rows.weights(softmax):
                 torch.mm(attn, values, out=y[at])
-        return _turned(out, direction).permute(0, 3, 1, 2)
+        return _turned(out, collect).permute(0, 3, 1, 2)
 
 
 @_forward.register_fake
@@ -85,20 +87,26 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the features of the masks, of the weight and of x."""
     with without_autocast(x):
-        grad, masks, x = (_turned(last(t), direction) for t in (grad, masks, x))  # (b, h, w, channels)
+        collect = direction == "collect"
+        grad, masks, x = _turned(last(grad), collect), last(masks).flip(1), _turned(last(x), not collect)
         wide = torch.promote_types(x.dtype, torch.float32)  # sums over rows
         dmasks, dweight, dx = (t.new_zeros(t.shape, dtype=wide) for t in (masks, weight, x))
-        rows, drows = (_Rows(x, weight, direction) for _ in range(2))
+        rows, drows = (_Rows(x, weight, collect) for _ in range(2))
         tokens = (t.flatten(1, 2) for t in (x, grad, dx))  # (b, n, c)
         for features, dfeatures, values, dout, dvalues in zip(masks, dmasks, *tokens, strict=True):
-            for at, attn in rows.weights(features, softmax):
+            rows.take(features)
+            sums = [torch.zeros_like(features, dtype=wide) for features in rows.features]
+            for at, attn in rows.weights(softmax):
                 add_product(dvalues, attn.mT, dout[at])
                 dlogits = drows.attn[: len(attn)]
                 torch.mm(dout[at], values.mT, out=dlogits)
                 if softmax:
                     torch.ops.aten._softmax_backward_data.out(dlogits, attn, 1, attn.dtype, grad_input=dlogits)
-                drows.scatter(at.start // x.shape[2], features, dfeatures, dweight)
-        dmasks, dx = (_turned(t, direction).permute(0, 3, 1, 2) for t in (dmasks, dx))
+                drows.attn[len(attn) :] = 0
+                drows.scatter(at.start // x.shape[2], rows.features, sums, dweight)
+            for strip, total in zip(rows.strips, sums, strict=True):
+                dfeatures[:, strip.columns] = total[rows.count - 1 :][: x.shape[1]]
+        dmasks, dx = dmasks.flip(1).permute(0, 3, 1, 2), _turned(dx, not collect).permute(0, 3, 1, 2)
         return dmasks.to(masks.dtype), dweight.to(weight.dtype), dx.to(x.dtype)
 
 
@@ -122,81 +130,94 @@ _forward.register_autograd(_gradients, setup_context=_setup)
 
 
 class _Strip(NamedTuple):
-    """Columns of the map that predict, and the columns of their masks that can lie on it.
-
-    In memory the logits of a strip are (h, columns, w + columns - 1), each mask moved so that it starts where that of
-    the last column does. A view that starts one later with each column has them by position: that is the skew.
-    """
+    """Columns of the map that predict, and the columns of their masks that can lie on it."""
 
     columns: slice
     cells: slice
-    by_cell: Tensor  # (h, columns, cells), a part; what is left out is outside the mask, and 0
-    by_position: Tensor  # (h, columns, w)
+    memory: Tensor  # (h + count - 1, count * columns, w + columns - 1), by row and column of the mask
+    by_cell: Tensor  # the columns of it that are in ``cells``; all others are outside the mask, and 0
+    by_position: Tensor  # (count, h, columns, w), by row of receivers, row of sources, predicting and other column
 
 
 class _Rows:
-    """Logits, then weights, between some rows of receivers and all sources of maps like x (b, h, w, c)."""
+    """Logits, then weights, between some rows of receivers and all sources of maps like x (b, h, w, c).
 
-    def __init__(self, x: Tensor, weight: Tensor, direction: str) -> None:
+    Receivers run up the image and sources down, or the other way round: so a row of the mask is the sum of both, and a
+    column that of the other column and of those that are left in the strip. Logits lie in memory by mask; views whose
+    strides add up rows and columns have them by position. That is the skew.
+    """
+
+    def __init__(self, x: Tensor, weight: Tensor, collect: bool) -> None:
         (_, h, w, _), mw = x.shape, weight.shape[1]
-        self.weight, self.collect = weight, direction == "collect"
-        count = min(max(RECEIVERS // w, 1), h)
-        self.attn = x.new_zeros(count * w, h * w)
-        order = (0, 2, 1, 3) if self.collect else (0, 2, 3, 1)
-        self.pairs = self.attn.view(count, w, h, w).permute(order)  # (count, h, predicting, other)
-        self.strips = []
+        self.weight, self.collect, self.size, self.count = weight, collect, (h, w), _count(h, w)
+        self.attn = x.new_zeros(self.count * w, h * w)
+        order = (0, 2, 1, 3) if collect else (0, 2, 3, 1)
+        self.pairs = self.attn.view(self.count, w, h, w).permute(order)  # (count, h, predicting, other)
+        self.strips, self.features = [], []
         for columns, cells in _columns(w, mw):
             t = columns.stop - columns.start
-            memory = x.new_zeros(h, t, w + t - 1)
-            by_position = memory.as_strided((h, t, w), (t * (w + t - 1), w + t - 2, 1), t - 1)
+            memory = x.new_zeros(h + self.count - 1, self.count * t, w + t - 1)
+            row, block = memory.stride(0), t * memory.stride(1)
+            strides = (row + block if collect else row - block, row, w + t - 2, 1)
+            start = t - 1 + (0 if collect else (self.count - 1) * block)
             first = max(columns.stop - 1 - (mw - 1) // 2, 0)
             by_cell = memory[..., first : first + cells.stop - cells.start]
-            self.strips.append(_Strip(columns, cells, by_cell, by_position))
+            by_position = memory.as_strided((self.count, h, t, w), strides, start)
+            self.strips.append(_Strip(columns, cells, memory, by_cell, by_position))
+            self.features.append(x.new_zeros(h + 2 * (self.count - 1), t, weight.shape[2]))
 
-    def weights(self, features: Tensor, softmax: bool) -> Iterator[tuple[slice, Tensor]]:
-        """Which receivers, and what they take (receivers, n) from all positions, by ``features`` (h, w, d)."""
-        (h, w, _), count = features.shape, len(self.pairs)
-        for start in range(0, h, count):
-            rows = range(start, min(start + count, h))
-            for row, pairs in zip(rows, self.pairs, strict=False):
-                others, _ = _reach(row, h, len(self.weight))
-                pairs[: others.start] = pairs[others.stop :] = 0
-                for strip in self.strips:
-                    own, cells = self._factors(strip, row, features)
-                    strip.by_cell[others] = torch.bmm(own, cells.mT)
-                    pairs[others, strip.columns] = strip.by_position[others]
-            attn = self.attn[: len(rows) * w]
-            yield slice(start * w, rows.stop * w), torch.softmax(attn, dim=1, out=attn) if softmax else attn
+    def take(self, features: Tensor) -> None:
+        """The features (h, w, d) that predict, in strips with rows of zeros around."""
+        for strip, own in zip(self.strips, self.features, strict=True):
+            own[self.count - 1 :][: len(features)] = features[:, strip.columns]
 
-    def scatter(self, start: int, features: Tensor, dfeatures: Tensor, dweight: Tensor) -> None:
+    def weights(self, softmax: bool) -> Iterator[tuple[slice, Tensor]]:
+        """Which receivers, and what they take (receivers, n) from all positions."""
+        h, w = self.size
+        for start in range(0, h, self.count):
+            rows, mask = _reach(start, self.count, h, len(self.weight))
+            for strip, features in zip(self.strips, self.features, strict=True):
+                strip.memory[: rows.start] = strip.memory[rows.stop :] = 0
+                own = self._own(strip, features, start, rows)
+                strip.by_cell[rows] = torch.bmm(own, self.weight[mask, strip.cells].mT)
+                self.pairs[:, :, strip.columns] = strip.by_position
+            stop = min(start + self.count, h)
+            attn = self.attn[: (stop - start) * w]
+            yield slice(start * w, stop * w), torch.softmax(attn, dim=1, out=attn) if softmax else attn
+
+    def scatter(self, start: int, features: list[Tensor], dfeatures: list[Tensor], dweight: Tensor) -> None:
         """Adds what the gradient of the logits, in ``attn``, makes of those of the features and of the weight."""
-        h = len(features)
-        for row, pairs in zip(range(start, h), self.pairs, strict=False):
-            others, mask = _reach(row, h, len(self.weight))
-            for strip in self.strips:
-                own, cells = self._factors(strip, row, features)
-                strip.by_position[others] = pairs[others, strip.columns]
-                dlogits = strip.by_cell[others]
-                dweight[mask, strip.cells] += torch.bmm(dlogits.mT, own)
-                down = torch.bmm(dlogits, cells)  # (others, columns, d)
-                if self.collect:
-                    dfeatures[row, strip.columns] += down.sum(0, dtype=dfeatures.dtype)
-                else:
-                    dfeatures[others, strip.columns] += down
+        rows, mask = _reach(start, self.count, self.size[0], len(self.weight))
+        for strip, own, total in zip(self.strips, features, dfeatures, strict=True):
+            strip.by_position.copy_(self.pairs[:, :, strip.columns])
+            dlogits = strip.by_cell[rows]  # (rows, count * columns, cells)
+            dweight[mask, strip.cells] += torch.bmm(dlogits.mT, self._own(strip, own, start, rows))
+            down = torch.bmm(dlogits, self.weight[mask, strip.cells]).unflatten(1, (self.count, -1))
+            if self.collect:
+                total[self.count - 1 + start :][: self.count] += down.sum(0, dtype=total.dtype)
+            else:
+                for i in range(self.count):
+                    total[rows.start + i : rows.stop + i] += down[:, i]
 
-    def _factors(self, strip: _Strip, row: int, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (others, columns, d) and the weight's rows (others, cells, d) that make the logits of a strip."""
-        others, mask = _reach(row, len(features), len(self.weight))
-        cells = self.weight[mask, strip.cells]
-        own = features[row : row + 1] if self.collect else features[others]
-        return own[:, strip.columns].expand(len(cells), -1, -1), cells
+    def _own(self, strip: _Strip, features: Tensor, start: int, rows: slice) -> Tensor:
+        """For each row of the mask the features (rows, count * columns, d) that predict there."""
+        if self.collect:
+            return features[self.count - 1 + start :][: self.count].flatten(0, 1).expand(rows.stop - rows.start, -1, -1)
+        _, t, d = features.shape
+        shape = (rows.stop - rows.start, self.count * t, d)
+        return features.as_strided(shape, (t * d, d, 1), rows.start * t * d)
 
 
-def _reach(row: int, h: int, mh: int) -> tuple[slice, slice]:
-    """Rows of the map whose masks reach ``row``, or that its mask reaches, and the rows of the masks there."""
-    first = row - (mh - 1) // 2  # row of the map that the mask starts with
-    others = slice(max(first, 0), min(first + mh, h))
-    return others, slice(others.start - first, others.stop - first)
+def _count(h: int, w: int) -> int:
+    """Rows of receivers at a time."""
+    return max(1, min(RECEIVERS // w, h // 8))
+
+
+def _reach(start: int, count: int, h: int, mh: int) -> tuple[slice, slice]:
+    """Sums of the rows of receivers, from the ``start``th on, and of sources that the mask covers, and its rows."""
+    first = (mh - 1) // 2 + start - (h - 1)  # row of the mask where the sum is 0
+    rows = slice(max(-first, 0), min(mh - first, h + count - 1))
+    return rows, slice(rows.start + first, rows.stop + first)
 
 
 def _columns(w: int, mw: int) -> Iterator[tuple[slice, slice]]:
@@ -207,9 +228,9 @@ def _columns(w: int, mw: int) -> Iterator[tuple[slice, slice]]:
         yield slice(start, stop), slice(max(middle - stop + 1, 0), min(middle - start + w, mw))
 
 
-def _turned(x: Tensor, direction: str) -> Tensor:
-    """(b, h, w, c), upside down for ``distribute``: so in both directions the mask runs down as the other row does."""
-    return x if direction == "collect" else x.flip(1)
+def _turned(x: Tensor, turn: bool) -> Tensor:
+    """(b, h, w, c), upside down or not."""
+    return x.flip(1) if turn else x
 
 
 def _like(x: Tensor) -> Tensor:
@@ -221,7 +242,9 @@ def _like(x: Tensor) -> Tensor:
 @register_flop_formula(torch.ops.mmattn.point_wise)
 def _flops(masks: tuple[int, ...], weight: tuple[int, ...], x: tuple[int, ...], *_: object, **__: object) -> int:
     (b, d, h, w), (mh, mw, _), c = masks, weight, x[1]
-    rows = sum(others.stop - others.start for others, _ in (_reach(row, h, mh) for row in range(h)))
+    count = _count(h, w)
+    reach = (_reach(start, count, h, mh)[0] for start in range(0, h, count))
+    rows = count * sum(sums.stop - sums.start for sums in reach)
     cells = sum((own.stop - own.start) * (mask.stop - mask.start) for own, mask in _columns(w, mw))
     return 2 * b * (rows * cells * d + (h * w) ** 2 * c)
 
