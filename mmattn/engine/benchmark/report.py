@@ -122,6 +122,6 @@ def _mib(mib: float | None) -> str:
 def _bar(bar: Bar | None) -> str:
     if bar is None:
         return "-"
-    parts = [f"{bar.ratio:.2f}x" if bar.ratio else "", f"1/{1 / bar.share:.0f} MiB" if bar.share else ""]
+    parts = [f"{bar.ratio:.2f}x" if bar.ratio else "", f"1/{1 / bar.share:.0f} of the memory" if bar.share else ""]
     parts.append(f"{bar.mib:.0f} MiB" if bar.mib else "")
     return ", ".join(filter(None, parts))
