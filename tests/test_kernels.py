@@ -328,6 +328,22 @@ def test_labels_are_those_of_torch(size, to, dtype, align_corners):
 
 
 @runs
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_labels_where_rounding_decides(dtype):
+    from mmattn.ops.kernels.upsample_argmax import label_map
+
+    close = (8 + 8 * torch.finfo(dtype).eps * (coarse(1, 4, 3, 2) > 0)).to(dtype)
+    y, x = (((torch.arange(8 * n, device=DEVICE) + 0.5) / 8 - 0.5).clamp(min=0) for n in (3, 2))
+    top, left = y.long(), x.long()
+    dy, dx = (y - top)[:, None], x - left
+    z00, z01, z10, z11 = (
+        close.float()[:, :, (top + i).clamp(max=2)][..., (left + j).clamp(max=1)] for i in (0, 1) for j in (0, 1)
+    )
+    z = (1 - dy) * ((1 - dx) * z00 + dx * z01) + dy * ((1 - dx) * z10 + dx * z11)
+    assert torch.equal(label_map(close, (24, 16)), z.to(dtype).float().argmax(1))
+
+
+@runs
 def test_labels_where_a_logit_is_no_number():
     from mmattn.ops.kernels.upsample_argmax import label_map
 
