@@ -281,7 +281,7 @@ def test_doubts(check: Callable) -> None:
     code, out, report = check()
     assert code == 0
     assert sorted(kinds(report, "warning")) == ["absent", "label alone", "only ignored", "twice"]
-    for text in (str(FIRST), "lonely.png", "classes that never occur: car in train", "data/img_dir/train/3.png"):
+    for text in (str(FIRST), "lonely.png", "train: classes that never occur: car", "data/img_dir/train/3.png"):
         assert text in out
     assert report["class_weight"][2] == 1.0
 
@@ -428,6 +428,19 @@ def test_names_cannot_break_the_terminal(check: Callable) -> None:
     assert Path("out.json").read_text().isascii()
 
 
+def test_terminal_that_knows_ascii_alone(check: Callable) -> None:
+    configure(classes=("ciel", "rue", "piéton"))
+    FIRST.rename(FIRST.with_stem("über"))
+    environment = {**os.environ, "PYTHONPATH": str(tiny.REPOSITORY), "PYTHONIOENCODING": "ascii"}
+    tool = tiny.REPOSITORY / "tools" / "check_dataset.py"
+    done = subprocess.run([sys.executable, tool, "mine.py"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 1, done.stderr
+    assert r"pi\xe9ton" in done.stdout
+    assert "####" in done.stdout
+    assert not done.stderr
+    assert r"\xfcber.png" in done.stdout
+
+
 def test_default_report(check: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     assert tiny.call("check_dataset", ["mine.py"], monkeypatch) == 0
     assert json.loads(Path("work_dirs/mine/dataset.json").read_text())["config"] == "mine.py"
@@ -455,10 +468,11 @@ def test_wrong_input(
 
 def test_interrupted(check: Callable) -> None:
     """One line, exit code 130, and no report of half the data."""
-    Path("data/list.txt").write_text("0\n" * 100_000)
+    Path("data/list.txt").write_text("0\n" * 20_000)
     code = (
-        "import pathlib, sys; from mmattn import cli; from mmattn.engine.doctor import splits; look = splits.look;"
-        "splits.look = lambda pair: (pathlib.Path('begun').touch(), look(pair))[1];"
+        "import pathlib, sys, time; from mmattn import cli; from mmattn.engine.doctor import splits;"
+        "look = splits.look;"
+        "splits.look = lambda pair: (pathlib.Path('begun').touch(), time.sleep(0.1), look(pair))[2];"
         f"sys.path.insert(0, {str(tiny.REPOSITORY / 'tools')!r}); import check_dataset; cli.run(check_dataset.main)"
     )
     arguments = ["mine.py", "--cfg-options", "train_dataloader.dataset.ann_file=list.txt"]

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 
 from mmattn.cli import UserError, run
@@ -51,14 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "sample" in args.base:
         sample.ensure(Path(cfg.data_root))
     out = args.json or Path(cfg.get("work_dir") or f"work_dirs/{args.config.stem}") / "dataset.json"
+    ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
+    if ascii_only and isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names may hold any letter
     start = time.perf_counter()
     parts = splits.splits(cfg)
     splits.examine(parts)
     seconds = time.perf_counter() - start
     found = findings.diagnose(parts)
     print(report.summary(parts) + "\n")
-    encoding = (sys.stdout.encoding or "").lower().replace("-", "")
-    print(report.chart(parts, shutil.get_terminal_size().columns, not encoding.startswith("utf")) + "\n")
+    print(report.chart(parts, shutil.get_terminal_size().columns, ascii_only) + "\n")
     if found:
         print(report.findings(found) + "\n")
     print(report.verdict(parts, found, seconds))

@@ -72,7 +72,7 @@ def _percent(share: float) -> str:
 
 def _bar(share: float, room: int, ascii_only: bool) -> str:
     if ascii_only:
-        return ("#" * max(round(share * room), share > 0)).ljust(room)
+        return ("#" * max(round(share * room), int(share > 0))).ljust(room)
     eighths = max(round(share * room * 8), int(share > 0))
     return ("█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()).ljust(room)
 
@@ -83,9 +83,9 @@ def findings(found: Sequence[Finding]) -> str:
 
 
 def _finding(finding: Finding) -> Iterator[str]:
-    where = f" in {finding.split}" if finding.split else ""
-    count = f"{finding.count:,} " if finding.count else ""
-    yield harmless(f"{'error  ' if finding.is_error else 'warning'}  {count}{finding.text}{where}")
+    where = f"{finding.split}: " if finding.split else ""
+    count = f" ({finding.count:,})" if finding.count else ""
+    yield harmless(f"{'error  ' if finding.is_error else 'warning'}  {where}{finding.text}{count}")
     if finding.comes:
         yield harmless(f"         {finding.comes}")
     for file, detail in finding.files[:FEW]:

@@ -229,11 +229,10 @@ def _compare(split: Split, index: int, other: Split, first: int) -> None:
 
 def _looked_at(pairs: Sequence[Pair]) -> Iterator[Seen]:
     workers = os.cpu_count() or 1
-    columns = (TextColumn("read"), BarColumn(), MofNCompleteColumn(), TextColumn("ETA"), TimeRemainingColumn())
     pool = ThreadPoolExecutor(workers)  # reading, decoding and hashing release the interpreter
     waiting: deque[Future[Seen]] = deque()
     try:
-        with decoders_silent() as stderr, Progress(*columns, console=Console(file=stderr), transient=True) as progress:
+        with decoders_silent() as stderr, bar(Console(file=stderr)) as progress:
             task = progress.add_task("", total=len(pairs))
             for index in range(len(pairs) + 4 * workers):
                 if index < len(pairs):
@@ -243,6 +242,12 @@ def _looked_at(pairs: Sequence[Pair]) -> Iterator[Seen]:
                     progress.advance(task)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def bar(console: Console) -> Progress:
+    """How far it is, and how long it will take, where a terminal can show it."""
+    columns = (TextColumn("read"), BarColumn(), MofNCompleteColumn(), TextColumn("ETA"), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 @contextmanager
