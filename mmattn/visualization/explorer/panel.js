@@ -147,7 +147,9 @@ class Panel {
     if (here) {
       const value = (map, point) => {
         const [y, x] = this.cell(point, map.size), weight = map.values[y * map.size[1] + x];
-        return written(weight) + (map.unit.endsWith("uniform") ? ` ${map.unit} · ${written((weight / map.times) * 100)}\u00a0%` : "");
+        if (!map.unit.endsWith("uniform")) return written(weight);
+        if (weight > 0 && weight < 0.001) return `< 0.001 ${map.unit}`;
+        return `${written(weight)} ${map.unit} · ${written((weight / map.times) * 100)}\u00a0%`;
       };
       rows.push([this.moves ? "weight on itself" : `${here.unit.endsWith("uniform") ? "weight" : here.unit} here`, value(here, at)]);
       if (pinned) rows.push(["weight on the pin", value(here, pin)], ["weight from the pin", value(pinned, at)]);
