@@ -22,6 +22,7 @@ webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: pip i
 from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -90,6 +91,11 @@ def page(browser: Any, address: str) -> Iterator[Any]:
 
 def ready(browser: Any) -> None:
     browser.execute_async_script("mmattn.ready.then(arguments[0])")
+
+
+def drawn(page: Any) -> None:
+    """Wait until what has changed is on the screen."""
+    page.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
 
 
 def choose(page: Any, layer: str, view: str | None = None, model: int = 0) -> None:
@@ -203,16 +209,17 @@ def test_gates_masks_and_channels(page: Any) -> None:
 def test_bars_choose_the_channel_whose_map_is_shown(page: Any) -> None:
     choose(page, "channel")
     page.find_elements(By.CSS_SELECTOR, ".thumbs button")[1].click()
+    drawn(page)
     assert page.execute_script("return document.querySelector('.bars').ariaValueText").startswith("channel 17: gate")
     bars = page.find_element(By.CSS_SELECTOR, ".bars")
     bars.send_keys(Keys.HOME)
     best = int(GATE.flatten().argmax())
-    page.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+    drawn(page)
     assert bars.get_attribute("aria-valuetext").startswith(f"channel {best}: gate")
 
 
 def reading(page: Any, model: int = 0) -> dict[str, str]:
-    page.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+    drawn(page)
     panel = page.find_elements(By.CSS_SELECTOR, ".panel")[model]
     terms, texts = (panel.find_elements(By.CSS_SELECTOR, f".reading {tag}") for tag in ("dt", "dd"))
     return {term.text: text.text for term, text in zip(terms, texts, strict=True)}
@@ -265,8 +272,8 @@ def test_keys_move_the_query_cell_by_cell(page: Any) -> None:
     frame.send_keys(Keys.SHIFT, Keys.ARROW_LEFT)
     assert row(page)[1] == (y - 1, 0)
     page.find_element(By.TAG_NAME, "body").send_keys(Keys.PAGE_DOWN, Keys.PAGE_UP, Keys.PAGE_DOWN)
-    page.execute_async_script("setTimeout(arguments[0], 300)")
-    assert page.find_elements(By.CSS_SELECTOR, "#images button")[1].get_attribute("aria-current") == "true"
+    second = page.find_elements(By.CSS_SELECTOR, "#images button")[1]
+    WebDriverWait(page, 30).until(lambda _: second.get_attribute("aria-current") == "true")
 
 
 def test_a_finger_moves_the_query(page: Any) -> None:
@@ -288,7 +295,7 @@ def test_the_address_restores_the_view(page: Any, browser: Any) -> None:
         "const log = document.getElementById('log'); log.value = 3; log.dispatchEvent(new Event('input'))"
     )
     page.find_element(By.ID, "theme").click()
-    page.execute_async_script("setTimeout(arguments[0], 500)")
+    WebDriverWait(page, 30).until(lambda _: "log=3" in page.current_url and "theme=" in page.current_url)
     link, seen, pinned = page.current_url, row(page), page.execute_script("return mmattn.row(0, true)")
     browser.get("about:blank")
     browser.get(link)
