@@ -58,6 +58,10 @@ class _Pool(torch.autograd.Function):
         dlogits = torch.ops.aten._softmax_backward_data(dattn, attn, 2, attn.dtype)  # (b, 1, n)
         positions = torch.cat([dlogits, attn], dim=1).to(x.dtype)  # (b, 2, n)
         channels = torch.cat([weight.view(1, 1, -1).expand_as(grad), grad], dim=1)  # (b, 2, c)
-        dx = channels.mT @ positions if x.stride(2) == 1 else (positions.mT @ channels).mT  # (b, c, n)
+        dx = torch.empty_like(x)
+        for to, of_channels, of_positions in zip(dx, channels, positions, strict=True):  # two outer products
+            rows, columns, to = (of_channels, of_positions, to) if x.stride(2) == 1 else (of_positions, of_channels, to.mT)
+            torch.outer(rows[0], columns[0], out=to)
+            to.addr_(rows[1], columns[1])
         dweight = (positions @ x.mT)[:, 0].sum(0)  # (c,), and not by one row alone: that sums in half precision
         return dx.view_as(image), dweight.view_as(weight), x.new_zeros(1)
