@@ -196,6 +196,7 @@ def test_fault_at_which_training_stops(name: str, check: Callable) -> None:
     code, out, report = check(config="fixed.py")
     assert code == 0, out
     assert report["splits"][0]["images"] == 4
+    assert "# save as fixed2.py\n_base_ = ['fixed.py']" in out
 
 
 def test_missing_image(check: Callable) -> None:

@@ -5,6 +5,7 @@ import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from mmattn.engine import config
 from mmattn.engine.doctor.findings import FORMULA, Finding, class_weights
 from mmattn.engine.doctor.splits import Split
 
-NAME = "fixed.py"
 REWRITE = """from pathlib import Path
 import numpy as np
 from PIL import Image
@@ -174,20 +174,26 @@ def to_paste(remedy: Remedy, path: Path, base: Sequence[str], options: Sequence[
     heading = f"{remedy.why[0].upper()}{remedy.why[1:]}:"
     if remedy.command:
         return f"{heading}\n\n{remedy.command}"
-    files = [config.base_file(name) for name in base]
+    name = _free_name()
+    files = [config.base_file(each) for each in base]
     data = next((file for file in reversed(files) if "train_dataloader" in config.read(file)), None)
     text, more = paste(remedy.settings, data or path)
     base, start = list(base), str(path)
     if text and data:
-        base[files.index(data)] = NAME
+        base[files.index(data)] = name
     elif text:
-        start = NAME
+        start = name
     command = ["python", "tools/train.py", start, *(["--base", *base] if base else [])]
     options = [*options, *more]
     command += ["--cfg-options", *options] if options else []
     first = f"# run once\n{remedy.code}\n" if remedy.code else ""
-    saved = f"# save as {NAME}\n{text}\n" if text else ""
+    saved = f"# save as {name}\n{text}\n" if text else ""
     return f"{heading}\n\n{first}{saved}{shlex.join(command)}"
+
+
+def _free_name() -> str:
+    """Of a file that is not there yet: it might be what the next one goes on from."""
+    return next(name for n in count(1) if not os.path.lexists(name := f"fixed{n if n > 1 else ''}.py"))
 
 
 def paste(settings: Mapping[str, Any], parent: Path) -> tuple[str, list[str]]:

@@ -140,6 +140,7 @@ def splits(cfg: Config) -> list[Split]:
     found: list[Split] = []
     for key, dataset in datasets(cfg):
         built = datacheck.open_dataset(cfg, key, dataset)
+        built.serialize_data = False  # no worker process will copy it
         built.full_init()
         split = _split(cfg, key, dataset, built)
         same = [other for other in found if other.pairs == split.pairs and not other.is_trained]
