@@ -144,6 +144,14 @@ def test_columns_that_do_not_matter_are_left_out() -> None:
     assert shrunk.width[1] == 3
 
 
+def test_the_numbers_of_half_a_megapixel_stay_small() -> None:
+    """Dense attention of noise at 64 x 128 positions, which nothing makes smaller."""
+    q, k = torch.randn(2, 1, 1, 64 * 128, 64) * 0.6
+    blob = Blob()
+    packed(record := Pairwise(q, k, 1.0, (64, 128), (64, 128)), [record], blob)
+    assert len(blob.text()) < 4e6
+
+
 def test_masks_keep_the_offsets_that_can_be_seen() -> None:
     record = PointWise(torch.randn(1, 13 * 5, 3, 4), (13, 5), "collect")
     rows, columns = np.unravel_index(offsets(record).numpy(), (13, 5))
