@@ -9,7 +9,7 @@ from mmattn.cli import run
 
 EXAMPLES = """examples:
   python tools/train.py configs/ccnet_r50.py
-  python tools/train.py configs/ccnet_r50.py --resume
+  python tools/train.py configs/ccnet_r50.py --resume --on-nan skip
   python tools/train.py configs/danet_r50.py --base camvid mobilenetv2 --cfg-options train_cfg.max_iters=4000
   python tools/train.py configs/gcnet_r50.py --cfg-options data_root=/data/cityscapes crop_size="(768,768)"
 
@@ -22,8 +22,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("config", help="config file")
     parser.add_argument("--work-dir", help="where logs and checkpoints go (default: work_dirs/<name of the config>)")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the work directory")
+    parser.add_argument("--resume", action="store_true", help="go on, to the bit, from the newest whole checkpoint")
     parser.add_argument("--amp", action="store_true", help="train in mixed precision")
+    parser.add_argument(
+        "--on-nan",
+        choices=["stop", "skip"],
+        default="stop",
+        help="at a loss that is not finite: stop and say where it came from (default), or go on without its batch",
+    )
     parser.add_argument("--from-scratch", action="store_true", help="without the pretrained weights of the config")
     parser.add_argument("--partial", action="store_true", help="load_from: load what fits, leave the rest")
     parser.add_argument("--check", action="store_true", help="only look whether config, data and weights are in order")
@@ -62,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         work_dir=args.work_dir,
         resume=args.resume,
         amp=args.amp,
+        on_nan=args.on_nan,
         from_scratch=args.from_scratch,
         launcher=args.launcher,
     )

@@ -15,7 +15,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmattn.cli import UserError
 from mmattn.datasets import sample
-from mmattn.engine import config, datacheck, weights
+from mmattn.engine import checkpoints, config, datacheck, weights
 from mmattn.engine.quiet import QuietRunner
 
 CHOOSES_DATA = re.compile(r"data_root|data_prefix|ann_file|dataset(\.type)?$")
@@ -55,6 +55,7 @@ def prepare(
     work_dir: str | None = None,
     resume: bool = False,
     amp: bool = False,
+    on_nan: str = "stop",
     from_scratch: bool = False,
     launcher: str = "none",
 ) -> Config:
@@ -66,8 +67,9 @@ def prepare(
         base: Files to lay over the config.
         work_dir: Where checkpoints and logs go; ``work_dirs/<name of the config>`` when neither this nor the config
             names one, with ``_sample`` appended when the built-in sample takes the place of missing data.
-        resume: Go on from the last checkpoint in the work directory.
+        resume: Go on from the newest whole checkpoint in the work directory.
         amp: Train in mixed precision.
+        on_nan: At a loss that is not finite ``stop``, or ``skip`` its batch.
         from_scratch: Leave out the pretrained weights that the config names.
         launcher: ``none`` for a single process.
 
@@ -102,6 +104,8 @@ def prepare(
     if amp:
         _mix_precision(cfg.optim_wrapper)
     cfg.resume = resume or cfg.get("resume", False)
+    if on_nan != "stop":
+        cfg.on_nan = on_nan
     _log_often_enough(cfg, options)
     return cfg
 
@@ -153,7 +157,8 @@ def train(cfg: Config, *, partial: bool = False) -> Outcome:
         partial: Let ``load_from`` fit only in part.
 
     Raises:
-        UserError: The config does not build, a checkpoint does not fit, or a file of the data is bad.
+        UserError: The config does not build, a checkpoint does not fit, a file of the data is bad, the loss is not
+            finite, or the last checkpoint could not be saved.
     """
     config.check_optimizer(cfg)
     with config.clear_registry_errors(cfg):
@@ -181,7 +186,12 @@ def train(cfg: Config, *, partial: bool = False) -> Outcome:
 def _build_runner(cfg: Config) -> Runner:
     if "runner_type" in cfg:
         return RUNNERS.build(cfg)
-    runner = QuietRunner.from_cfg(cfg)
+    try:
+        runner = QuietRunner.from_cfg(cfg)
+    except OSError as error:
+        if not Path(error.filename or "").is_relative_to(Path(cfg.work_dir).absolute()):
+            raise
+        raise UserError(f"work_dir {cfg.work_dir} cannot be written: {error.strerror}") from error
     runner.speak()
     return runner
 
@@ -197,13 +207,21 @@ def _check_start(cfg: Config, runner: Runner, partial: bool) -> bool:
         if start:
             weights.load_weights(model, start, finetune=True, partial=partial)
         return False
-    start = start or find_latest_checkpoint(cfg.work_dir)
+    if start is None:
+        start, skipped = checkpoints.find_newest(cfg)
+        for reason in skipped:
+            runner.logger.warning(f"--resume: skipped, {reason}")
     if start is None:
         runner.logger.info(f"--resume: no checkpoint in {cfg.work_dir} yet, starting from the beginning")
+        runner._resume = False
         return False
     meta = weights.load_weights(model, start)
     if "iter" not in meta:
         raise UserError(f"{start} holds weights but no training to resume; start from it with load_from={start}")
+    runner._load_from = str(start)
+    if meta.get("seed") is not None:  # before the data are opened in the order that it gives
+        runner._randomness_cfg.update(seed=meta["seed"])
+        runner.set_randomness(**runner._randomness_cfg)
     return meta["iter"] >= runner.train_loop.max_iters
 
 
