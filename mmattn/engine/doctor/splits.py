@@ -172,7 +172,7 @@ def _split(cfg: Config, key: str, dataset: ConfigDict, built: BaseDataset) -> Sp
         )
     loader, _, path = key.partition("_dataloader.dataset")
     split = Split(
-        name=f"{loader}{path}",
+        name=f"{loader}{path}".replace(".datasets", ""),
         keys=[key],
         kind=str(dataset.type).rpartition(".")[2],
         folder=str((getattr(built, "data_prefix", None) or {}).get("img_path") or dataset.get("data_root") or ""),
@@ -223,7 +223,8 @@ def _compare(split: Split, index: int, other: Split, first: int) -> None:
     if split is other and index == first:
         return
     kind = "twice" if other is split else f"also in {other.name}"
-    split.fault(kind, split.pairs[index].image, f"the same picture as {other.pairs[first].image}")
+    image, twin = split.pairs[index].image, other.pairs[first].image
+    split.fault(kind, image, "the same file" if image == twin else f"the same picture as {twin}")
     if other is not split and other.is_trained:
         other.faulty.add(first)
 
