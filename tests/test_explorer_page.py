@@ -32,13 +32,19 @@ ARGUMENTS = (
 )
 REACH = (64 / 50, 96 / 70)  # the input was padded
 GATE, PLANES, MASK = torch.rand(1, 20, 1, 1), torch.rand(1, 2, 4, 6), (torch.rand(1, 1, 3, 5) > 0.5).float()
+EVEN = torch.ones(1, 1, 3, 5)
 MATRIX = ChannelPairwise(torch.randn(1, 24, 24) * 3, SIZE)
 
 
 @pytest.fixture(scope="module")
 def maps() -> dict[str, list[Record]]:
     torch.manual_seed(0)
-    more = {"gate": [Gate("spatial", PLANES)], "mask": [Gate("mask", MASK)], "channels": [MATRIX]}
+    more = {
+        "gate": [Gate("spatial", PLANES)],
+        "mask": [Gate("mask", MASK)],
+        "even": [Gate("mask", EVEN)],
+        "channels": [MATRIX],
+    }
     return records() | more | {"channel": [Gate("channel", GATE)]}
 
 
@@ -204,6 +210,15 @@ def test_gates_masks_and_channels(page: Any) -> None:
     ]:
         choose(page, name, view)
         assert_close(row(page)[0], expected)
+
+
+def test_a_mask_that_lets_everything_pass_is_bright(page: Any) -> None:
+    choose(page, "even")
+    drawn(page)
+    ticks = page.find_element(By.CSS_SELECTOR, ".panel .ticks").text
+    assert ticks.split() == ["0", "0.5", "1"]
+    pixel = "return document.querySelector('.map').getContext('2d').getImageData(2, 1, 1, 1).data[1]"
+    assert page.execute_script(pixel) > 200
 
 
 def test_bars_choose_the_channel_whose_map_is_shown(page: Any) -> None:

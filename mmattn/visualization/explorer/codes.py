@@ -72,5 +72,5 @@ class Blob:
 
     def text(self) -> str:
         """All of it, deflated, in base64."""
-        squeeze = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+        squeeze = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
         return base64.b64encode(squeeze.compress(b"".join(self.parts)) + squeeze.flush()).decode()

@@ -20,8 +20,9 @@ function scaleOf(values, unit, clip, decades) {
   const log = signed || unit === "gate" || unit === "feature" ? 0 : decades;
   const positive = signed ? values.map(Math.abs) : values.filter((value) => value > 0);
   const end = positive.length ? percentile(positive, clip) : 0;
-  const low = signed ? -end : unit === "gate" ? least : 0;
-  const high = Math.max(end, signed ? 1e-12 : share ? LEAST(log) : low + 1e-6);
+  const even = unit === "gate" && most - least < 1e-6; // such as a mask that lets everything pass
+  const low = signed ? -end : unit === "gate" && !even ? least : 0;
+  const high = Math.max(end, signed ? 1e-12 : share ? LEAST(log) : even ? 1 : low + 1e-6);
   const bend = 10 ** log - 1, whole = Math.log1p(bend);
   const bent = (t) => (log > 0 ? Math.log1p(t * bend) / whole : t);
   const straight = (s) => (log > 0 ? Math.expm1(s * whole) / bend : s);
