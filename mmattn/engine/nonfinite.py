@@ -1,5 +1,6 @@
 """A loss that is not finite: caught before its gradient reaches the weights, explained, and kept for a post-mortem."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from itertools import groupby
@@ -45,8 +46,6 @@ class NonFiniteHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Come between the model and its optimizer."""
-        if not isinstance(runner.optim_wrapper, OptimWrapper):
-            return
         model = _model(runner)
         buffers = sorted(model.buffers(), key=_kind)
         self.buffers = [list(group) for _, group in groupby(buffers, key=_kind)]  # as torch copies them in one go
@@ -91,7 +90,9 @@ class NonFiniteHook(Hook):
     def _caught(self, runner: Runner, loss: Tensor) -> None:
         self._copy(self.copies, self.buffers)
         value, files = loss.item(), _files(self.inputs)
-        what = f"the loss of iteration {runner.iter + 1} is {value}" + (f", of {', '.join(files)}" if files else "")
+        own = not math.isfinite(value)
+        what = f"the loss of iteration {runner.iter + 1} is {value if own else 'not finite in another process'}"
+        what += f", of {', '.join(files)}" if own and files else ""
         self.in_a_row += 1
         if self.skip and self.in_a_row <= IN_A_ROW:
             skipped = (runner.message_hub.runtime_info.get(SKIPPED) or 0) + 1
@@ -99,7 +100,7 @@ class NonFiniteHook(Hook):
             runner.logger.warning(f"{what}: left out, number {skipped}")
             _without_gradient(runner.optim_wrapper)
             return
-        source = self._source(runner)
+        source = self._source(runner) if own else "that process says it"
         again = f"; {IN_A_ROW} batches before it were left out for the same reason" if self.skip else ""
         hint = "" if self.skip else ". --on-nan skip goes on without such batches"
         raise UserError(f"{what}{again}\n  first: {source}\n  {self._save(runner, value, files, source)}{hint}")
