@@ -106,7 +106,7 @@ class Stage:
         path = self.folder / run / f"iter_{self.iters}.pth"
         checkpoint = torch.load(path, weights_only=False)
         scalars = checkpoint["message_hub"]["log_scalars"]
-        curves = {key: value.data[0] for key, value in scalars.items() if not key.endswith(("time", "memory"))}
+        curves = {k: v.data[0] for k, v in scalars.items() if k.startswith("train/") and not k.endswith("time")}
         return {"curves": curves} | {key: checkpoint[key] for key in ("state_dict", "optimizer", "param_schedulers")}
 
 
