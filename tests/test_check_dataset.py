@@ -478,7 +478,12 @@ def test_interrupted(check: Callable) -> None:
     )
     arguments = ["mine.py", "--cfg-options", "train_dataloader.dataset.ann_file=list.txt"]
     environment = {**os.environ, "PYTHONPATH": str(tiny.REPOSITORY)}
-    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stderr=subprocess.PIPE,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )
     while not Path("begun").exists():
         assert process.poll() is None
         time.sleep(0.05)
