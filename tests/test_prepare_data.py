@@ -187,6 +187,7 @@ def test_camvid_from_an_archive(segnet, tmp_path):
     prepare.camvid(segnet, tmp_path / "first")
     with tarfile.open(tmp_path / "camvid.tar", "w") as archive:
         archive.add(tmp_path / "first", "somewhere/camvid")
+        archive.add(__file__, "../outside")  # is left where it is
     assert prepare.camvid(tmp_path / "camvid.tar", tmp_path / "second").kept == 6
     assert sorted(path.name for path in tmp_path.iterdir()) == ["CamVid", "camvid.tar", "first", "second"]
     (tmp_path / "text.tar").write_text("not an archive")

@@ -218,7 +218,8 @@ def _unpack(archive: Path, target: Path) -> None:
     shutil.rmtree(inside, ignore_errors=True)
     try:
         with tarfile.open(archive) as opened:
-            opened.extractall(inside, filter="data")
+            opened.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.11.4 on
+            opened.extractall(inside, [member for member in opened if member.isreg() and _stays(member.name)])
         found = next((path.parent for path in sorted(inside.rglob("img_dir"))), None)
         if found is None:
             raise UserError(f"{archive} holds no img_dir/ and ann_dir/, so it is not CamVid as expected here")
@@ -227,6 +228,11 @@ def _unpack(archive: Path, target: Path) -> None:
         raise UserError(f"{archive} cannot be unpacked as a tar archive: {error}") from error
     finally:
         shutil.rmtree(inside, ignore_errors=True)
+
+
+def _stays(name: str) -> bool:
+    """Whether a file of this name ends up in the folder it is unpacked into."""
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def _from_segnet(source: Path, target: Path) -> None:
