@@ -59,9 +59,10 @@ class _Pool(torch.autograd.Function):
         positions = torch.cat([dlogits, attn], dim=1).to(x.dtype)  # (b, 2, n)
         channels = torch.cat([weight.view(1, 1, -1).expand_as(grad), grad], dim=1)  # (b, 2, c)
         dx = torch.empty_like(x)
-        for to, of_channels, of_positions in zip(dx, channels, positions, strict=True):  # two outer products
-            rows, columns, to = (of_channels, of_positions, to) if x.stride(2) == 1 else (of_positions, of_channels, to.mT)
-            torch.outer(rows[0], columns[0], out=to)
-            to.addr_(rows[1], columns[1])
+        turned = x.stride(2) != 1
+        rows, columns, out = (positions, channels, dx.mT) if turned else (channels, positions, dx)
+        for row, column, to in zip(rows, columns, out, strict=True):  # two outer products
+            torch.outer(row[0], column[0], out=to)
+            to.addr_(row[1], column[1])
         dweight = (positions @ x.mT)[:, 0].sum(0)  # (c,), and not by one row alone: that sums in half precision
         return dx.view_as(image), dweight.view_as(weight), x.new_zeros(1)

@@ -142,5 +142,5 @@ def test_refuses_an_unknown_direction():
 
 
 def test_refuses_compact_masks_for_another_map():
-    with pytest.raises(ValueError, match="compact masks .*: 4 x 5 are not 3 x 4"):
+    with pytest.raises(ValueError, match=r"compact masks .*: 4 x 5 are not 3 x 4"):
         Bare(compact=True, mask_size=(4, 5))(torch.zeros(1, 6, 6, 8))
