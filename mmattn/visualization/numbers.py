@@ -12,9 +12,9 @@ from mmattn.evaluation.attention import Layer
 from mmattn.visualization.figure import FILL, INK, LINE, MUTED, STYLE
 
 TITLES = {
-    "entropy": "entropy, 1: all positions alike",
+    "entropy": "entropy, 1: all alike",
     "distance": "distance, in diagonals",
-    "own_class": "share on the query's own class",
+    "own_class": "share on own class",
     "dependence": "dependence on the query",
     "saliency": "correlation with saliency",
     "gate": "mean gate of an image",
