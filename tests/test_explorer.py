@@ -64,9 +64,9 @@ def records() -> dict[str, list[Record]]:
         "additive": [Additive(rand(1, N), rand(1, N), SIZE, SIZE)],
         "criss-cross": [CrissCross(rand(1, 6, h, w), rand(1, 6, h, w)) for _ in range(2)],
         "regions": [Regions(rand(1, 9, h, w), rand(1, 9, 3), 0.7, soft)],
-        "collect": [PointWise(rand(1, 45, h, w), (5, 9), "collect")],
-        "distribute": [PointWise(rand(1, 13 * 19, h, w), (13, 19), "distribute")],
-        "whole masks": [PointWise(rand(1, N, h, w), None, "distribute", softmax=False)],
+        "collect": [PointWise(rand(1, 8, h, w), rand(1, 45, 8), (5, 9), "collect")],
+        "distribute": [PointWise(rand(1, 8, h, w), rand(1, 13 * 19, 8), (13, 19), "distribute")],
+        "whole masks": [PointWise(rand(1, 8, h, w), rand(1, N, 8), None, "distribute", softmax=False)],
     }
 
 
@@ -153,7 +153,7 @@ def test_the_numbers_of_half_a_megapixel_stay_small() -> None:
 
 
 def test_masks_keep_the_offsets_that_can_be_seen() -> None:
-    record = PointWise(torch.randn(1, 13 * 5, 3, 4), (13, 5), "collect")
+    record = PointWise(torch.randn(1, 2, 3, 4), torch.randn(1, 13 * 5, 2), (13, 5), "collect")
     rows, columns = np.unravel_index(offsets(record).numpy(), (13, 5))
     assert sorted(set(rows)) == [4, 5, 6, 7, 8]
     assert sorted(set(columns)) == [0, 1, 2, 3, 4]

@@ -133,8 +133,9 @@ def test_regions_go_through_the_class_regions() -> None:
 def test_point_wise_masks_of_every_size(mask_size: tuple[int, int], direction: str, normalised: bool) -> None:
     """Masks smaller than, equal to and larger than the 5 x 7 map, even and odd."""
     (h, w), (mh, mw) = (5, 7), mask_size
-    logits = rand(BATCH, mh * mw, h, w)
-    record = PointWise(logits, mask_size, direction, softmax=normalised)  # type: ignore[arg-type]
+    q, k = rand(BATCH, 6, h, w), rand(BATCH, mh * mw, 6)
+    logits = torch.einsum("bdyx,bmd->bmyx", q, k)
+    record = PointWise(q, k, mask_size, direction, softmax=normalised)  # type: ignore[arg-type]
     for b, (y, x) in itertools.product(range(BATCH), positions(h, w)):
         expected = torch.zeros(h, w, dtype=torch.float64)  # outside the mask the logit is 0
         for u, v in positions(h, w):
@@ -152,8 +153,9 @@ def test_point_wise_masks_of_every_size(mask_size: tuple[int, int], direction: s
 @pytest.mark.parametrize("direction", ["collect", "distribute"])
 def test_compact_point_wise_has_one_logit_for_each_pair(direction: str) -> None:
     h, w = 3, 4
-    logits = rand(BATCH, h * w, h, w)
-    record = PointWise(logits, None, direction)  # type: ignore[arg-type]
+    q, k = rand(BATCH, 6, h, w), rand(BATCH, h * w, 6)
+    logits = torch.einsum("bdyx,bmd->bmyx", q, k)
+    record = PointWise(q, k, None, direction)  # type: ignore[arg-type]
     for b, (y, x) in itertools.product(range(BATCH), positions(h, w)):
         values = [
             float(logits[b, u * w + v, y, x] if direction == "collect" else logits[b, y * w + x, u, v])
@@ -206,8 +208,8 @@ def test_half_precision_factors_give_float32_maps() -> None:
         Additive(torch.ones(1, 6), torch.ones(1, 4), (2, 3), (2, 2)),
         CrissCross(torch.ones(1, 2, 2, 3), torch.ones(1, 2, 2, 3)),
         Regions(torch.ones(1, 2, 2, 3), torch.ones(1, 2, 4), 1.0, torch.ones(1, 4, 2, 3)),
-        PointWise(torch.ones(1, 9, 2, 3), (3, 3), "collect"),
-        PointWise(torch.ones(1, 6, 2, 3), None, "distribute"),
+        PointWise(torch.ones(1, 4, 2, 3), torch.ones(1, 9, 4), (3, 3), "collect"),
+        PointWise(torch.ones(1, 4, 2, 3), torch.ones(1, 6, 4), None, "distribute"),
     ],
     ids=lambda record: type(record).__name__,
 )

@@ -147,8 +147,8 @@ def test_a_pairwise_panel_is_the_row_in_uniform_shares() -> None:
     "record",
     [
         Pyramid(torch.randn(1, 1, 24, 5), torch.randn(1, 1, 10, 5), 1.0, (4, 6), (4, 6), scales=(1, 3)),
-        PointWise(torch.randn(1, 15, 4, 6), (3, 5), "collect"),
-        PointWise(torch.randn(1, 15, 4, 6), (3, 5), "distribute"),
+        PointWise(torch.randn(1, 4, 4, 6), torch.randn(1, 15, 4), (3, 5), "collect"),
+        PointWise(torch.randn(1, 4, 4, 6), torch.randn(1, 15, 4), (3, 5), "distribute"),
         Regions(torch.randn(1, 5, 4, 6), torch.randn(1, 5, 2), 1.0, torch.rand(1, 2, 48).softmax(2).view(1, 2, 6, 8)),
     ],
     ids=["pyramid", "collect", "distribute", "regions"],
@@ -165,7 +165,7 @@ def test_softmax_panels_have_mean_one(record: Record) -> None:
     [
         Pairwise(torch.randn(1, 1, 24, 5), torch.randn(1, 1, 24, 5), 0.4, (4, 6), (4, 6), softmax=False),
         Additive(torch.randn(1, 24), torch.randn(1, 24), (4, 6), (4, 6)),
-        PointWise(torch.randn(1, 15, 4, 6), (3, 5), "collect", softmax=False),
+        PointWise(torch.randn(1, 4, 4, 6), torch.randn(1, 15, 4), (3, 5), "collect", softmax=False),
     ],
     ids=["dot product", "additive", "point-wise"],
 )

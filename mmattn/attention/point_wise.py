@@ -102,7 +102,7 @@ class PointWiseLayers:
             at = direction
             context = point_wise(hidden, predict.weight, x, self.mask_size, at, softmax=self.psa_softmax)
         mask_size = None if self.compact else self.mask_size
-        tap.offer(lambda: PointWiseRecord(predict(hidden), mask_size, at, self.psa_softmax))
+        tap.offer(lambda: PointWiseRecord(hidden, _masks(predict.weight.clone(), x), mask_size, at, self.psa_softmax))
         return context / self.normalization_factor
 
     def _compact(self, hidden: Tensor, weight: Tensor, x: Tensor, at: str) -> Tensor:
@@ -111,10 +111,14 @@ class PointWiseLayers:
         if len(weight) != size[0] * size[1]:
             mh, mw = self.mask_size
             raise ValueError(f"compact masks are as large as the shrunk map: {mh} x {mw} are not {size[0]} x {size[1]}")
-        positions = weight.flatten(1).expand(len(x), -1, -1)  # (b, n, c)
-        q, k, v = tokens(hidden), positions, tokens(x)  # (b, n, c) each
+        q, k, v = tokens(hidden), _masks(weight, x), tokens(x)  # (b, n, c) each
         q, k = (q, k) if at == "collect" else (k, q)
         return plane(attend(q, k, v) if self.psa_softmax else q @ (k.mT @ v), size)
+
+
+def _masks(weight: Tensor, x: Tensor) -> Tensor:
+    """What makes masks of features, for each image of x: (b, mh * mw, c)."""
+    return weight.flatten(1).expand(len(x), -1, -1)
 
 
 @register(

@@ -257,42 +257,47 @@ class Regions(Record):
 
 @dataclass(frozen=True)
 class PointWise(Record):
-    """PSANet's predicted masks: position p and offset (dy, dx) have the logit ``logits[:, dy * mw + dx, p]``.
+    """PSANet's predicted masks: position p has the logit ``q[:, :, p] . k[dy * mw + dx]`` at the offset (dy, dx).
 
     ``collect`` masks are predicted where information arrives, ``distribute`` masks where it leaves. Positions outside
     the mask have logit 0 before the softmax over sources.
 
     Attributes:
-        logits: (b, mh * mw, h, w).
+        q: (b, d, h, w), what the masks are predicted from.
+        k: (b, mh * mw, d), the convolution that predicts them.
         mask_size: (mh, mw), or None when the h * w logits of a position are its sources themselves.
     """
 
     kind: ClassVar[str] = "pairwise"
-    logits: Tensor
+    q: Tensor
+    k: Tensor
     mask_size: tuple[int, int] | None
     direction: Literal["collect", "distribute"]
     softmax: bool = True
 
     @property
     def size(self) -> tuple[int, int]:
-        return tuple(self.logits.shape[-2:])
+        return tuple(self.q.shape[-2:])
 
     def rows(self, ys: Tensor, xs: Tensor) -> Tensor:
-        (h, w), logits = self.size, wide(self.logits)
+        logits = torch.stack([self._logits(y, x) for y, x in zip(ys.tolist(), xs.tolist(), strict=True)], dim=1)
+        weights = logits.softmax(2) if self.softmax else logits
+        return weights[:, None].unflatten(3, self.size)
+
+    def _logits(self, y: int, x: int) -> Tensor:
+        """What the query attends to before the softmax, (b, h * w)."""
+        channel, inside = (part.to(self.q.device) for part in self.channels(y, x))
+        q = self.q[:, :, y, x, None] if self.direction == "collect" else self.q.flatten(2)  # (b, d, 1 or h * w)
+        return (wide(q).mT * wide(self.k[:, channel])).sum(2) * inside
+
+    def channels(self, y: int, x: int) -> tuple[Tensor, Tensor]:
+        """Which logit of a mask relates the query and each position, and whether there is one, (h * w,) both."""
+        h, w = self.size
         if self.mask_size is None:
-            flat, at = logits.flatten(2), ys * w + xs  # (b, h * w, h * w)
-            weights = flat[:, :, at].mT if self.direction == "collect" else flat[:, at]  # (b, queries, h * w)
-        else:
-            mh, mw = self.mask_size
-            toward = 1 if self.direction == "collect" else -1
-            dy = (torch.arange(h) - ys[:, None]) * toward + (mh - 1) // 2  # (queries, h)
-            dx = (torch.arange(w) - xs[:, None]) * toward + (mw - 1) // 2  # (queries, w)
-            inside = ((dy >= 0) & (dy < mh))[:, :, None] & ((dx >= 0) & (dx < mw))[:, None]  # (queries, h, w)
-            channel = torch.where(inside, dy[:, :, None] * mw + dx[:, None], 0).flatten(1).to(logits.device)
-            if toward == 1:
-                weights = logits[:, :, ys, xs].mT.gather(2, channel.expand(len(logits), -1, -1))  # (b, queries, h * w)
-            else:
-                weights = logits.flatten(2).gather(1, channel.expand(len(logits), -1, -1))
-            weights = weights * inside.flatten(1).to(logits.device)
-        weights = weights.softmax(2) if self.softmax else weights
-        return weights[:, None].unflatten(3, (h, w))
+            channel = torch.arange(h * w) if self.direction == "collect" else torch.full((h * w,), y * w + x)
+            return channel, torch.ones(h * w, dtype=torch.bool)
+        (mh, mw), toward = self.mask_size, 1 if self.direction == "collect" else -1
+        dy = ((torch.arange(h) - y) * toward + (mh - 1) // 2)[:, None]
+        dx = (torch.arange(w) - x) * toward + (mw - 1) // 2
+        inside = (dy >= 0) & (dy < mh) & (dx >= 0) & (dx < mw)  # (h, w)
+        return torch.where(inside, dy * mw + dx, 0).flatten(), inside.flatten()

@@ -26,23 +26,7 @@ SAMPLES = 24  # queries spread over the grid, and half as many of the largest an
 Arrays = dict[str, Codes]
 
 
-@dataclass(frozen=True)
-class FactoredMasks:
-    """Predicted masks as ``k q^T``, q (n, d) of each position, k (offsets, d)."""
-
-    of: PointWise
-    q: Tensor
-    k: Tensor
-
-    def row(self, y: int, x: int) -> Tensor:
-        numbers = torch.arange(1.0, len(self.k) + 1)[None, :, None, None].expand_as(self.of.logits)
-        offset = replace(self.of, logits=numbers, softmax=False).row(y, x).flatten().long()  # 0 outside the mask
-        predictor = self.q[y * self.of.size[1] + x] if self.of.direction == "collect" else self.q
-        logits = (self.k[offset - 1] * predictor).sum(1) * (offset > 0)
-        return (logits.softmax(0) if self.of.softmax else logits).view(1, 1, *self.of.size)
-
-
-Rounded = tuple[Record | FactoredMasks, Arrays]  # a record as the page will have it, and the arrays it is made of
+Rounded = tuple[Record, Arrays]  # a record as the page will have it, and the arrays it is made of
 
 
 @dataclass(frozen=True)
@@ -56,7 +40,7 @@ class Shrunk:
         width: Columns before and after.
     """
 
-    records: Sequence[Record | FactoredMasks]
+    records: Sequence[Record]
     arrays: Sequence[Arrays]
     error: float
     width: tuple[int, int]
@@ -106,8 +90,8 @@ def _error(found: Tensor, exact: Tensor) -> float:
 
 def _samples(record: Record) -> list[tuple[int, int]]:
     h, w = record.size
-    predictor = record.logits if isinstance(record, PointWise) else record.q
-    strength = predictor[0].norm(dim=-1).amax(0) if isinstance(record, Pairwise) else predictor[0].norm(dim=0).flatten()
+    q = record.q[0]
+    strength = q.norm(dim=-1).amax(0) if isinstance(record, Pairwise) else q.norm(dim=0).flatten()
     order = strength.argsort().tolist()
     spread = [(2 * i + 1) * h * w // (2 * SAMPLES) for i in range(SAMPLES)]
     chosen = dict.fromkeys([*spread, *order[: SAMPLES // 2], *order[-SAMPLES // 2 :]])
@@ -115,8 +99,6 @@ def _samples(record: Record) -> list[tuple[int, int]]:
 
 
 def _width(record: Record) -> int:
-    if isinstance(record, PointWise):
-        return record.logits.shape[1]
     return record.q.shape[-1] if isinstance(record, Pairwise) else record.q.shape[1]
 
 
@@ -213,36 +195,21 @@ def _(record: Regions) -> Callable[[float], Rounded]:
 @rounder.register
 def _(record: PointWise) -> Callable[[float], Rounded]:
     used = offsets(record)
-    logits = record.logits[0].flatten(1)[used].T  # (n, offsets)
-    q, k = _low_rank(logits)
+    q, k = split(record.q[0].flatten(1).T, record.k[0, used], shift=False)
 
     def round_to(step: float) -> Rounded:
         arrays = dict(zip("qk", _round_pair(q, k, step), strict=True))
-        seen = torch.zeros(record.logits.shape[1], arrays["k"].values().shape[1])
-        seen[used] = arrays["k"].values()
-        return FactoredMasks(record, arrays["q"].values(), seen), arrays
+        q_, seen = arrays["q"].values(), arrays["k"].values()  # (n, columns), (offsets, columns)
+        k_ = seen.new_zeros(record.k.shape[1], seen.shape[1]).index_copy(0, used, seen)
+        return replace(record, q=q_.T.unflatten(1, record.size)[None], k=k_[None]), arrays
 
     return round_to
 
 
 def offsets(record: PointWise) -> Tensor:
-    """The rows of a mask that fall inside the image for some position, as indices."""
+    """The logits of a mask that fall inside the image for some position, as indices."""
     if record.mask_size is None:
-        return torch.arange(record.logits.shape[1])
+        return torch.arange(record.k.shape[1])
     (h, w), (mh, mw) = record.size, record.mask_size
     inside = [(torch.arange(m) - (m - 1) // 2).abs() < length for m, length in ((mh, h), (mw, w))]
     return (inside[0][:, None] & inside[1]).flatten().nonzero()[:, 0]
-
-
-def _low_rank(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors of a matrix (n, m), of the least rank tried that reproduces every 61st column of it."""
-    rank, full, chance = 128, min(matrix.shape), torch.Generator().manual_seed(0)
-    while rank < full // 2:
-        basis = torch.linalg.qr(matrix @ torch.randn(matrix.shape[1], rank, generator=chance))[0]
-        some = matrix[:, ::61]
-        if float((some - basis @ (basis.T @ some)).abs().max()) <= 1e-3 * min(1.0, float(some.abs().max())):
-            return split(basis, matrix.T @ basis, shift=False)
-        rank *= 2
-    if full == matrix.shape[0]:
-        return split(torch.eye(full), matrix.T, shift=False)
-    return split(matrix, torch.eye(full), shift=False)
