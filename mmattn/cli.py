@@ -5,12 +5,24 @@ exception is a mistake of ours and keeps its traceback.
 """
 
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable
 from typing import NoReturn
 
 
 class UserError(Exception):
     """Wrong input. The message names the file, the key or the value and says what to do."""
+
+
+def offer_trust(parser: ArgumentParser) -> None:
+    """The option of every tool that loads checkpoints; :func:`mmattn.engine.weights.trust` takes what it names."""
+    parser.add_argument(
+        "--trust-checkpoint",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a checkpoint of your own that holds code, which is refused otherwise: let it run; repeatable",
+    )
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmattn.cli import UserError, run
+from mmattn.cli import UserError, offer_trust, run
 
 EXPLAINED = """for each layer, as means over queries, heads and images:
   entropy      0: one position, 1: all positions alike
@@ -42,6 +42,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the positions (default: 0)")
     parser.add_argument("--out", type=Path, help="folder of the results (default: attention/ beside the checkpoint)")
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
+    offer_trust(parser)
     parser.add_argument("--base", nargs="+", default=[], help="files of configs/_base_ to lay over the config")
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override the config")
     return parser.parse_args(argv)
@@ -54,9 +55,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     stack.check()
     from mmattn.engine import analyze
     from mmattn.engine.config import build_model, load_config
+    from mmattn.engine.weights import trust
     from mmattn.visualization import album
     from mmattn.visualization.numbers import distributions
 
+    trust(args.trust_checkpoint)
     device = album.device_of(args.device)
     config = args.config if args.base else album.config_of(args.config, args.checkpoint)
     folder = album.prepare_folder(args.out or album.folder_of(args.config, args.checkpoint).with_name("attention"))

@@ -5,7 +5,7 @@ import argparse
 import os
 from pathlib import Path
 
-from mmattn.cli import UserError, run
+from mmattn.cli import UserError, offer_trust, run
 
 EXAMPLES = """examples:
   python tools/test.py configs/ccnet_r50.py work_dirs/ccnet_r50/iter_40000.pth
@@ -38,6 +38,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--show", action="store_true", help="show each prediction in a window")
     parser.add_argument("--show-dir", help="folder for pictures of label and prediction over the image")
     parser.add_argument("--wait-time", type=float, default=2, help="seconds that --show waits (default: %(default)s)")
+    offer_trust(parser)
     parser.add_argument("--launcher", choices=("none", "pytorch", "slurm", "mpi"), default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -56,7 +57,9 @@ def main() -> None:
 
     from mmattn.engine import processes
     from mmattn.engine.evaluate import evaluate, prepare
+    from mmattn.engine.weights import trust
 
+    trust(args.trust_checkpoint)
     cfg = prepare(
         args.config,
         args.checkpoint,

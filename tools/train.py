@@ -5,7 +5,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from mmattn.cli import run
+from mmattn.cli import offer_trust, run
 
 EXAMPLES = """examples:
   python tools/train.py configs/ccnet_r50.py
@@ -32,6 +32,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--from-scratch", action="store_true", help="without the pretrained weights of the config")
     parser.add_argument("--partial", action="store_true", help="load_from: load what fits, leave the rest")
+    offer_trust(parser)
     parser.add_argument("--check", action="store_true", help="only look whether config, data and weights are in order")
     parser.add_argument(
         "--base",
@@ -59,8 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmattn import stack
 
     stack.check()
-    from mmattn.engine import processes, train
+    from mmattn.engine import processes, train, weights
 
+    weights.trust(args.trust_checkpoint)
     cfg = train.prepare(
         args.config,
         options=args.cfg_options,

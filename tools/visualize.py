@@ -5,7 +5,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mmattn.cli import run
+from mmattn.cli import offer_trust, run
 
 EXAMPLES = """examples:
   python tools/visualize.py configs/ccnet_r50.py work_dirs/ccnet_r50/iter_40000.pth street.png
@@ -83,6 +83,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out-dir", type=Path, help="where the figures go (default: visualize/ beside the checkpoint)")
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
     parser.add_argument("--fast", action="store_true", help="the fastest setting with the same predictions")
+    offer_trust(parser)
     parser.add_argument("--base", nargs="+", default=[], help="files of configs/_base_ to lay over the config")
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override the config")
     return parser.parse_args(argv)
@@ -95,8 +96,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     stack.check()
     from mmattn.engine.config import build_model, load_config
     from mmattn.engine.fast import quicken
+    from mmattn.engine.weights import trust
     from mmattn.visualization import Options, album, explorer, find_images
 
+    trust(args.trust_checkpoint)
     images = find_images(args.images)
     device = album.device_of(args.device)
     asked = [(args.config, args.checkpoint), *((Path(config), checkpoint) for config, checkpoint in args.compare)]

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
@@ -11,14 +12,16 @@ import torch
 
 from mmattn.cli import UserError
 
+TRUSTED: set[Path] = set()  # files that may run their code, absolute
+
 
 def load_weights_only() -> bool:
     """Read checkpoints without running code that they may hold, and all that mmengine writes into them.
 
     Upstream mmengine 0.10.7 leaves it to torch, which refuses the training log that a resume needs
     (open-mmlab/mmengine issue 1655) and runs everything in files from a URL. The maintained 0.10.12 allows ``getattr``
-    and, where torch refuses still, loads again and runs everything. May go when both load weights only, from files and
-    from URLs.
+    and, where torch refuses still, loads again and runs everything. Both run the config in a checkpoint's ``meta`` when
+    they resume. May go when both load weights only, from files and from URLs, and look at a config as text.
     """
     from mmengine.runner import checkpoint
 
@@ -27,7 +30,7 @@ def load_weights_only() -> bool:
     if hasattr(checkpoint, "_safe_torch_load"):
         checkpoint._safe_torch_load = partial(torch.load, weights_only=True)
     loader = checkpoint.CheckpointLoader
-    loader.load_checkpoint = classmethod(_explain_refusal(loader.load_checkpoint.__func__))
+    loader.load_checkpoint = classmethod(_as_data(loader.load_checkpoint.__func__))
     return True
 
 
@@ -55,19 +58,25 @@ def _safe_globals() -> list[Any]:
     ]
 
 
-def _explain_refusal(load: Callable[..., Any]) -> Callable[..., Any]:
-    """``CheckpointLoader.load_checkpoint`` that tells the user what torch refused."""
+def _as_data(load: Callable[..., Any]) -> Callable[..., Any]:
+    """``CheckpointLoader.load_checkpoint`` that runs nothing but what is trusted, and tells what torch refused."""
 
-    def load_checkpoint(cls: type, filename: str, *args: Any, **kwargs: Any) -> Any:
+    def load_checkpoint(cls: type, filename: str, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
         try:
-            return load(cls, filename, *args, **kwargs)
+            if Path(filename).resolve() in TRUSTED:
+                checkpoint = torch.load(filename, map_location=map_location, weights_only=False)
+            else:
+                checkpoint = load(cls, filename, map_location, *args, **kwargs)
         except UnpicklingError as error:
             found = re.search(r"GLOBAL (\S+)", str(error))
             if found is None:
                 raise UserError(f"{filename} is not a checkpoint that torch can read") from error
             raise UserError(
-                f"{filename} holds code ({found[1]}) and is refused; nothing of it ran. "
-                "Ask its author for a file with weights alone"
+                f"{filename} holds code ({found[1]}) and is refused; nothing of it ran. Ask its author for a file with "
+                f"weights alone. If the file is your own: --trust-checkpoint {filename}"
             ) from error
+        if isinstance(checkpoint, dict) and isinstance(checkpoint.get("meta"), dict):
+            checkpoint["meta"].pop("config", None)  # a resume would run it
+        return checkpoint
 
     return load_checkpoint

@@ -4,7 +4,9 @@ import difflib
 import os
 import re
 import socket
+import sys
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -16,6 +18,7 @@ from mmengine.runner.checkpoint import get_deprecated_model_names, get_external_
 from torch import nn
 
 from mmattn.cli import UserError
+from mmattn.compat.checkpoints import TRUSTED
 
 SHOWN = 4  # parameters named of each kind
 TIMEOUT = 15.0  # seconds without an answer from a server
@@ -104,6 +107,23 @@ def read_checkpoint(source: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path} is no checkpoint: it holds a {type(checkpoint).__name__}")
     return checkpoint
+
+
+def trust(files: Iterable[str]) -> None:
+    """Let checkpoints run the code that they hold when they are loaded, and say so.
+
+    Args:
+        files: As ``--trust-checkpoint`` names them; no URLs.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    for file in files:
+        path = Path(file).expanduser()
+        if not path.is_file():
+            raise UserError(f"--trust-checkpoint {file}: there is no such file")
+        TRUSTED.add(path.resolve())
+        print(f"trusting {path}: the code in it runs when it is loaded", file=sys.stderr)
 
 
 def locate(source: str | Path) -> Path:
