@@ -98,7 +98,7 @@ def test_code_in_a_checkpoint_is_refused_by_its_name(arguments: tuple[str, ...],
     torch.save(weights(street) | {"optimizer": Code()}, "evil.pth")
     code, said = call(*naming("evil.pth", arguments))
     assert code == 2, said
-    assert f"evil.pth holds code (os.makedirs) and is refused; nothing of it ran" in said
+    assert "evil.pth holds code (os.makedirs) and is refused; nothing of it ran" in said
     assert "--trust-checkpoint evil.pth" in said
     assert "Traceback" not in said
     assert not Path("ran").exists()

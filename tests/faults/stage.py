@@ -58,7 +58,9 @@ class Stage:
         (folder / "data.py").write_text(DATA)
         self.base = [str(folder / "data.py"), tiny.bases(folder)[1]]
 
-    def start(self, run: str, *flags: str, first: str = "", options: tuple[str, ...] = ()) -> subprocess.Popen:
+    def start(
+        self, run: str, *flags: str, first: str = "", options: tuple[str, ...] = (), stdout: Any = subprocess.PIPE
+    ) -> subprocess.Popen:
         """Begin a training; ``first`` is code that its process runs before."""
         code = first + "\n" + CODE.format(root=str(TESTS.parent), tool=str(TESTS.parent / "tools" / "train.py"))
         settings = [f"train_cfg.max_iters={self.iters}", f"default_hooks.checkpoint.interval={EVERY}"]
@@ -68,7 +70,7 @@ class Stage:
             [sys.executable, "-W", "ignore", "-c", code, *arguments],
             cwd=self.folder,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,  # what is killed takes its workers along
