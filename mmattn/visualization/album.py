@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mmattn.cli import UserError
+from mmattn.cli import UserError, harmless
 from mmattn.visualization.look import draw
 from mmattn.visualization.options import PLAIN, Options
 from mmattn.visualization.scene import Point
@@ -53,16 +53,17 @@ def fill(
         except OSError as error:
             raise UserError(f"cannot write {target}: {error.strerror}; choose another --out-dir") from error
         left = (time.perf_counter() - begin) / (i + 1) * (len(images) - i - 1)
-        print(f"[{i + 1}/{len(images)}] {target}" + f"  ({_minutes(left)} left)" * (i + 1 < len(images)), flush=True)
+        done = harmless(f"[{i + 1}/{len(images)}] {target}")
+        print(done + f"  ({_minutes(left)} left)" * (i + 1 < len(images)), flush=True)
 
 
 def targets(images: Sequence[Path], folder: Path, suffix: str = ".png") -> list[Path]:
     """Where the figure of each image goes."""
     names = Counter(image.stem for image in images)
-    root = os.path.commonpath([image.absolute().parent for image in images])
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(image)) for image in images])
     found = []
     for image in images:
-        inside = image.name if names[image.stem] == 1 else os.path.relpath(image.absolute(), root)
+        inside = image.name if names[image.stem] == 1 else os.path.relpath(image, root)
         kind = image.suffix.replace(".", "_") if names[image.stem] > 1 else ""
         found.append(folder / Path(inside).parent / f"{image.stem}{kind}_attention{suffix}")
     return found
@@ -106,7 +107,7 @@ def config_of(config: Path, checkpoint: str) -> Path:
     beside = Path(checkpoint).parent / config.name
     if not Path(checkpoint).is_file() or not beside.is_file() or not config.is_file() or beside.samefile(config):
         return config
-    print(f"using {beside}, the config that the checkpoint was trained with, instead of {config}")
+    print(harmless(f"using {beside}, the config that the checkpoint was trained with, instead of {config}"))
     return beside
 
 

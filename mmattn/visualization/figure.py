@@ -15,6 +15,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from mmattn.cli import harmless
 from mmattn.datasets.labels import IGNORE
 from mmattn.visualization.options import PLAIN, Options
 from mmattn.visualization.scene import Point, Scene
@@ -88,12 +89,13 @@ class _Page:
         return self.figure
 
     def text(self, left: float, down: float, text: str, **style: object) -> None:
+        text = harmless(text)
         y, style = self.top + down, {"va": "center_baseline", "ha": "left", "size": 9, "parse_math": False, **style}
         self.todo.append(lambda page: self.figure.text(left / WIDTH, 1 - y / page, text, **style))
 
     def measure(self, text: str, size: float) -> float:
         renderer = self.figure.canvas.get_renderer()
-        return renderer.get_text_width_height_descent(text, FontProperties(size=size), False)[0] / self.figure.dpi
+        return renderer.get_text_width_height_descent(harmless(text), FontProperties(size=size), False)[0] / self.figure.dpi
 
     def axes(self, left: float, down: float, width: float, height: float, draw: Callable[[Axes], object]) -> None:
         y = self.top + down + height
