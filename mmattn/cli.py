@@ -4,14 +4,29 @@ A mistake of the user raises :class:`UserError` anywhere below; :func:`run` prin
 exception is a mistake of ours and keeps its traceback.
 """
 
+import logging
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable
+from io import TextIOWrapper
 from typing import NoReturn
 
 
 class UserError(Exception):
     """Wrong input. The message names the file, the key or the value and says what to do."""
+
+
+class HarmlessRecord(logging.LogRecord):
+    """A line of a log in which names out of the data do nothing to a terminal."""
+
+    def getMessage(self) -> str:
+        """Its text; lines and tabs are our own."""
+        return "\n".join(map(harmless, super().getMessage().expandtabs().split("\n")))
+
+
+def harmless(name: str) -> str:
+    """A name out of the data as a terminal may show it: control characters and the like are spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
 
 
 def offer_trust(parser: ArgumentParser) -> None:
@@ -28,16 +43,24 @@ def offer_trust(parser: ArgumentParser) -> None:
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Call ``main`` and leave the process with its exit code.
 
+    What is logged meanwhile, and the message of an error, can hold any name: it is shown by :func:`harmless`, and its
+    further lines are indented.
+
     Args:
         main: The tool. It returns its exit code, or None for 0.
 
     Raises:
         SystemExit: Always: ``main``'s code; 2 after a :class:`UserError`; 130 when interrupted.
     """
+    logging.setLogRecordFactory(HarmlessRecord)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may know fewer letters
     try:
         code = main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        first, *more = map(harmless, str(error).split("\n"))
+        print("\n".join([f"error: {first}", *(f"  {line.strip()}" for line in more)]), file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -7,10 +7,9 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from io import TextIOWrapper
 from pathlib import Path
 
-from mmattn.cli import UserError, run
+from mmattn.cli import UserError, harmless, run
 
 EXPLAINED = """found, with file names:
   errors     images or labels that are missing, cut off or damaged; of different size; labels in colour or of more than
@@ -53,8 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         sample.ensure(Path(cfg.data_root))
     out = args.json or Path(cfg.get("work_dir") or f"work_dirs/{args.config.stem}") / "dataset.json"
     ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
-    if ascii_only and isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names may hold any letter
     start = time.perf_counter()
     parts = splits.splits(cfg)
     splits.examine(parts)
@@ -73,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         out.write_text(json.dumps(about | report.record(parts, found, advised, seconds), indent=1) + "\n")
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}; choose another place with --json") from error
-    print(f"report: {out}")
+    print(f"report: {harmless(str(out))}")
     for remedy in advised:
         print(f"\n{remedies.to_paste(remedy, args.config, args.base, args.cfg_options)}")
     return int(wrong)

@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmattn.cli import UserError, run
+from mmattn.cli import UserError, harmless, run
 
 EXAMPLES = """examples:
   python tools/prepare_data.py cityscapes data/cityscapes
@@ -74,7 +74,7 @@ def main() -> None:
     print(", ".join(f"{part}: {count} {unit}" for part, count in report.counts.items()))
     print(f"{made}: {report.made} made, {report.kept} already right")
     for note in report.notes:
-        print(f"note: {note}")
+        print(f"note: {harmless(note)}")
     if report.problems:
         shown = [f"\n  {problem}" for problem in report.problems[:SHOWN]]
         more = f"\n  and {len(report.problems) - SHOWN} more" if len(report.problems) > SHOWN else ""

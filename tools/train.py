@@ -3,6 +3,7 @@
 
 import argparse
 import os
+import shlex
 from collections.abc import Sequence
 
 from mmattn.cli import offer_trust, run
@@ -84,10 +85,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if outcome.metrics:
         print("\n" + ", ".join(f"{key} {value:.2f} %" for key, value in sorted(outcome.metrics.items(), reverse=True)))
     if outcome.checkpoint:
+        model = [str(outcome.config), str(outcome.checkpoint)]
         print(f"checkpoint: {outcome.checkpoint}")
-        print(f"test it:    python tools/test.py {outcome.config} {outcome.checkpoint}")
-        if outcome.image:
-            print(f"look at it: python tools/visualize.py {outcome.config} {outcome.checkpoint} {outcome.image}")
+        print(f"test it:    {shlex.join(['python', 'tools/test.py', *model])}")
+        if outcome.image and str(outcome.image).isprintable():
+            print(f"look at it: {shlex.join(['python', 'tools/visualize.py', *model, str(outcome.image)])}")
 
 
 if __name__ == "__main__":

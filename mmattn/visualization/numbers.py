@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from mmattn.cli import harmless
 from mmattn.evaluation.attention import Layer
 from mmattn.visualization.figure import FILL, INK, LINE, MUTED, STYLE
 
@@ -36,7 +37,7 @@ def distributions(layers: Mapping[str, Layer], title: str = "") -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.6 * len(measures) + 0.4, 1.6 * len(layers) + 0.9), facecolor="white")
         FigureCanvasAgg(figure)
-        figure.suptitle(title, x=0.02, ha="left", size=12, weight="bold")
+        figure.suptitle(harmless(title), x=0.02, ha="left", size=12, weight="bold", parse_math=False)
         axes = figure.subplots(len(layers), len(measures), squeeze=False)
         for row, (name, layer) in enumerate(layers.items()):
             for column, measure in enumerate(measures):

@@ -5,17 +5,13 @@ from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
+from mmattn.cli import harmless
 from mmattn.engine.doctor.findings import FORMULA, Finding, class_weights
 from mmattn.engine.doctor.remedies import Remedy
 from mmattn.engine.doctor.splits import Split
 
 FEW = 5  # files that are shown of one kind
 EIGHTHS = " ▏▎▍▌▋▊▉█"
-
-
-def harmless(name: str) -> str:
-    """A name out of the data as a terminal may show it: control characters are spelt out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
 
 
 def summary(splits: Sequence[Split]) -> str:

@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 from torch import nn
 
-from mmattn.cli import UserError
+from mmattn.cli import UserError, harmless
 from mmattn.visualization.explorer.shot import Shot, shoot
 from mmattn.visualization.images import read_image
 from mmattn.visualization.options import PLAIN, Options
@@ -56,15 +56,13 @@ def gather(
             shots[-1][name] = shoot(model, image, options)
             done += 1
             left = (time.perf_counter() - begin) / done * (len(images) * len(models) - done)
-            print(
-                f"[{done}/{len(images) * len(models)}] {image}, {name}" + f"  ({left:.0f} s left)" * (left > 0),
-                flush=True,
-            )
+            line = harmless(f"[{done}/{len(images) * len(models)}] {image}, {name}")
+            print(line + f"  ({left:.0f} s left)" * (left > 0), flush=True)
     try:
         size = target.write_text(render(shots, points, options), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}; choose another --html") from error
-    print(f"{target}, {size / 1e6:.1f} MB")
+    print(f"{harmless(str(target))}, {size / 1e6:.1f} MB")
 
 
 def prepare(target: Path) -> None:
@@ -92,20 +90,20 @@ def render(images: Sequence[Mapping[str, Shot]], points: Sequence[Point] = (), o
     firsts = [next(iter(shots.values())) for shots in images]
     height, width = firsts[0].size
     told = {
-        "models": list(images[0]),
-        "images": [{"name": shot.name, "size": list(shot.size)} for shot in firsts],
+        "models": [harmless(name) for name in images[0]],
+        "images": [{"name": harmless(shot.name), "size": list(shot.size)} for shot in firsts],
         "shots": [[shot.entry for shot in shots.values()] for shots in images],
         "points": [[(x + 0.5) / width, (y + 0.5) / height] for x, y in points],
         "begin": {"opacity": options.alpha, "clip": options.clip, "log": LOG if options.log else 1},
         "maps": {"up": _colours("inferno"), "both": _colours("RdBu_r")},
     }
-    data = [_script("told", json.dumps(told, ensure_ascii=False), "application/json")]
+    data = [_script("told", json.dumps(told), "application/json")]
     for i, (first, shots) in enumerate(zip(firsts, images, strict=True)):
         data.append(_script(f"photo-{i}", base64.b64encode(first.photo).decode()))
         data += [_script(f"numbers-{i}-{m}", shot.blob) for m, shot in enumerate(shots.values())]
     title = firsts[0].name if len(images) == 1 else f"{len(images)} images"
     parts = {
-        "title": html.escape(f"{title}, seen by {' and '.join(images[0])}"),
+        "title": html.escape(harmless(f"{title}, seen by {' and '.join(images[0])}")),
         "style": (HERE / "explorer.css").read_text(encoding="utf-8"),
         "data": "\n".join(data),
         "script": "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS),
