@@ -1,6 +1,7 @@
 """Mends that let mmengine do on a CPU what it does on a GPU."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ def mixed_precision_on_cpu() -> bool:
 
 
 def distributed_on_cpu() -> bool:
-    """Let ``--launcher pytorch`` train on the CPU, over gloo.
+    """Let all launchers train on the CPU, over gloo.
 
     mmengine sets the CUDA device of each process and hands it to DistributedDataParallel; a torch built for the CPU has
     neither, and its SyncBatchNorm refuses tensors on the CPU. May go when mmengine asks for the device first.
@@ -37,8 +38,16 @@ def distributed_on_cpu() -> bool:
     if get_device() != "cpu":
         return False
 
-    def init_dist_pytorch(backend: str, init_backend: str = "torch", **kwargs: Any) -> None:
-        torch.distributed.init_process_group("gloo", **kwargs)
+    def over_gloo(init: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(init)
+        def init_on_cpu(backend: str, **kwargs: Any) -> None:
+            set_device, torch.cuda.set_device = torch.cuda.set_device, lambda device: None
+            try:
+                init("gloo", **kwargs)
+            finally:
+                torch.cuda.set_device = set_device
+
+        return init_on_cpu
 
     build = MMDistributedDataParallel.__init__
 
@@ -48,6 +57,7 @@ def distributed_on_cpu() -> bool:
             print_log("SyncBatchNorm needs GPUs: on the CPU each process normalises its own batch", "current")
         build(self, revert_sync_batchnorm(module), *args, **{**kwargs, "device_ids": None})
 
-    utils._init_dist_pytorch = init_dist_pytorch
+    for launcher in ("pytorch", "slurm", "mpi"):
+        setattr(utils, f"_init_dist_{launcher}", over_gloo(getattr(utils, f"_init_dist_{launcher}")))
     MMDistributedDataParallel.__init__ = build_on_cpu
     return True

@@ -100,7 +100,8 @@ class NonFiniteHook(Hook):
             runner.logger.warning(f"{what}: left out, number {skipped}")
             _without_gradient(runner.optim_wrapper)
             return
-        source = self._source(runner) if own else "that process says it"
+        source = self._source(runner)  # in all processes, whose modules may wait for each other
+        source = source if own else "that process says it"
         again = f"; {IN_A_ROW} batches before it were left out for the same reason" if self.skip else ""
         hint = "" if self.skip else ". --on-nan skip goes on without such batches"
         raise UserError(f"{what}{again}\n  first: {source}\n  {self._save(runner, value, files, source)}{hint}")
@@ -121,8 +122,6 @@ class NonFiniteHook(Hook):
                 fed = "" if _finite(given) else ", whose input was not finite"
                 found.append(f"{name} ({type(module).__name__}){own or fed}")
 
-        if not _finite(self.inputs):
-            return "the images are not finite as they come out of the data preprocessor"
         with ExitStack() as stack:
             for name, module in model.named_modules():
                 if name:
@@ -132,6 +131,8 @@ class NonFiniteHook(Hook):
             with torch.no_grad(), runner.optim_wrapper.optim_context(runner.model):
                 model._run_forward(self.inputs, mode="loss")
             self._copy(self.copies, self.buffers)
+        if not _finite(self.inputs):
+            return "the images are not finite as they come out of the data preprocessor"
         return found[0] if found else "no module; what is computed between them"
 
     def _save(self, runner: Runner, loss: float, files: list[str], source: str) -> str:

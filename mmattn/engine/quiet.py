@@ -14,6 +14,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner, loops
 from mmattn.engine.checkpoints import CheckpointHook, LoggerHook
 from mmattn.engine.memory import sparing
 from mmattn.engine.nonfinite import NonFiniteHook
+from mmattn.engine.processes import TogetherHook, expect_launcher
 from mmattn.engine.resume import IterBasedTrainLoop, PlaceHook, by_place
 
 # what takes the place of mmengine's, in any scope
@@ -39,6 +40,11 @@ class QuietRunner(Runner):
                 handler.handleError = partial(_say_once, handler)
         return logger
 
+    def setup_env(self, *args: Any, **kwargs: Any) -> None:
+        """Meet the other processes, where there are some."""
+        expect_launcher(self.launcher)
+        super().setup_env(*args, **kwargs)
+
     def speak(self, every: int | None = None) -> None:
         """Log to the console again; a line of progress every so many batches, as configured when None."""
         for handler, level in zip(self._consoles, self._levels, strict=True):
@@ -53,6 +59,8 @@ class QuietRunner(Runner):
         if self._train_dataloader is not None:
             self.register_hook(NonFiniteHook(skip=self.cfg.get("on_nan") == "skip"))
             self.register_hook(PlaceHook())
+            if self.world_size > 1:
+                self.register_hook(TogetherHook())
 
     def register_hook(self, hook: Hook | dict, *args: Any, **kwargs: Any) -> None:
         """A hook, ours in the place of mmengine's."""

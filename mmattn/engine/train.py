@@ -15,7 +15,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmattn.cli import UserError
 from mmattn.datasets import sample
-from mmattn.engine import checkpoints, config, datacheck, weights
+from mmattn.engine import checkpoints, config, datacheck, processes, weights
 from mmattn.engine.quiet import QuietRunner
 
 CHOOSES_DATA = re.compile(r"data_root|data_prefix|ann_file|dataset(\.type)?$")
@@ -208,7 +208,7 @@ def _check_start(cfg: Config, runner: Runner, partial: bool) -> bool:
             weights.load_weights(model, start, finetune=True, partial=partial)
         return False
     if start is None:
-        start, skipped = checkpoints.find_newest(cfg)
+        start, skipped = processes.from_main(lambda: checkpoints.find_newest(cfg))
         for reason in skipped:
             runner.logger.warning(f"--resume: skipped, {reason}")
     if start is None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dist import get_dist_info
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmseg.evaluation import IoUMetric as MMSegIoUMetric
@@ -22,6 +23,7 @@ class IoUMetric(MMSegIoUMetric):
     """mmseg's metric, with counts that stay exact however many pixels there are.
 
     mmseg adds float32 counts, which lose pixels beyond 2^24; here they are int64, and stay on the device until the end.
+    Several processes exchange their sums, in no file: they need no folder in common, and score what one does.
     After ``compute_metrics``, ``per_class`` holds each score for each class, unrounded, in percent, and NaN where a
     class has no pixel to be scored on; ``absent`` names the classes that occur in no label.
 
@@ -71,6 +73,20 @@ class IoUMetric(MMSegIoUMetric):
         areas = (x.double() if isinstance(x, Tensor) else x for x in areas_and_options)
         return MMSegIoUMetric.total_area_to_metrics(*areas, **options)
 
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Scores over the images of all processes.
+
+        Args:
+            size: Number of images. A sampler deals them out in turn; what it adds to make the shares equal is left out.
+        """
+        rank, processes = get_dist_info()
+        if processes > 1 and not self.format_only:
+            nothing = (torch.zeros(len(self.dataset_meta["classes"]), dtype=torch.int64),) * 4
+            own = self.results[: len(range(rank, size, processes))] or [nothing]
+            self.results = [tuple(sum(column).cpu() for column in zip(*own, strict=True))]
+            self.collect_device, size = "gpu", processes  # which is any device, without a file
+        return super().evaluate(size)
+
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Scores over all images; see mmseg's ``IoUMetric``."""
         if not self.format_only:
@@ -103,7 +119,7 @@ class SavePredictions(BaseMetric):
     default_prefix = ""
 
     def __init__(self, folder: str, values: str = "palette") -> None:
-        super().__init__()
+        super().__init__(collect_device="gpu")  # any device, without a file
         self.folder = Path(folder)
         self.values = values
 

@@ -3,6 +3,7 @@
 from functools import partial
 
 import torch
+from mmengine.dist import all_reduce
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.losses import CrossEntropyLoss
 from mmseg.structures import OHEMPixelSampler
@@ -69,10 +70,17 @@ def _covered(head: BaseDecodeHead, terms: list[nn.Module], classes: int) -> bool
 
 
 def _average(term: CrossEntropyLoss, weight: Tensor, label: Tensor, counted: Tensor) -> Tensor | int:
-    """What mmseg divides by: pixels, labelled pixels, or their class weights."""
-    if term.class_weight is not None:
-        return (weight[label.where(counted, 0)] * counted).sum()
-    return counted.sum() if term.avg_non_ignore else label.numel()
+    """What mmseg divides by: pixels, labelled pixels, or their class weights.
+
+    The latter two are means over all processes, which may see more or fewer: the mean of their losses is then that of
+    one process with all images.
+    """
+    if term.class_weight is None and not term.avg_non_ignore:
+        return label.numel()
+    weighed = counted if term.class_weight is None else weight[label.where(counted, 0)] * counted
+    total = weighed.sum().to(weight.dtype)
+    all_reduce(total, "mean")
+    return total
 
 
 def _hard(
