@@ -26,7 +26,7 @@ class Cost:
 
 
 def model_costs(config: str | Path, size: tuple[int, int]) -> tuple[Cost, Cost]:
-    """Costs of a config's backbone and of its decode heads; auxiliary heads only train and are left out.
+    """Costs of a config's backbone, its neck included, and of its decode heads; auxiliary heads only train.
 
     Args:
         config: The config file.
@@ -40,6 +40,9 @@ def model_costs(config: str | Path, size: tuple[int, int]) -> tuple[Cost, Cost]:
     with torch.device("meta"), torch.no_grad():
         model = build_model(cfg, device="meta")
         features, backbone = _count(model.backbone, torch.zeros(1, 3, *size))
+        if model.with_neck:
+            features, neck = _count(model.neck, features)
+            backbone = Cost(backbone.parameters + neck.parameters, backbone.flops + neck.flops)
         heads = model.decode_head if isinstance(model.decode_head, nn.ModuleList) else [model.decode_head]
         total, previous = Cost(0, 0), ()
         for head in heads:

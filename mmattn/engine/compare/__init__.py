@@ -1,0 +1,1 @@
+"""Models trained and tested under one budget: what ``tools/compare.py`` does."""
