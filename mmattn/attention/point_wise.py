@@ -20,13 +20,13 @@ Not to be confused with Polarized self-attention, which is abbreviated PSA as we
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmattn.catalogue import register
 from mmattn.layers import AttentionTap, ConvNormAct, Layer, plane, tokens
 from mmattn.layers.records import PointWise as PointWiseRecord
 from mmattn.ops import attend, point_wise
+from mmattn.ops.resize import resize
 
 Kind = Literal["collect", "distribute", "bi-direction"]
 
@@ -75,13 +75,16 @@ class PointWiseLayers:
             context = self._aggregate(x, self.reduce, self.attention, self.psa_type, self.tap)  # (b, c, h / s, w / s)
         context = self.proj(context)  # (b, in_channels, h / s, w / s), with 2 more rows and columns where padded
         _, aligned = self._shrunk(x)
-        return F.interpolate(context, size=x.shape[2:], mode="bilinear", align_corners=aligned)
+        return resize(context, x.shape[2:], aligned)
 
-    def _shrunk(self, x: Tensor) -> tuple[tuple[int, int], bool]:
+    def _shrunk(self, x: Tensor) -> tuple[tuple[int, int], bool | int]:
         """Size of the shrunk map, and whether resizing to it aligns corners."""
         (h, w), s = x.shape[2:], self.shrink_factor
         if s == 1:
             return (h, w), self.as_authors or self.align_corners
+        if torch.compiler.is_exporting() and not self.as_authors:  # without asking, which would tie it to even sizes
+            up = ((h % s + s - 1) // s) * ((w % s + s - 1) // s)  # 1 where neither side is a multiple of s, else 0
+            return (h // s + up, w // s + up), up
         if self.as_authors or (h % s and w % s):
             return ((h - 1) // s + 1, (w - 1) // s + 1), True
         return (max(1, h // s), max(1, w // s)), False
@@ -92,7 +95,7 @@ class PointWiseLayers:
         x = reduce(x)  # (b, c, h, w)
         size, aligned = self._shrunk(x)
         if self.shrink_factor != 1:
-            x = F.interpolate(x, size=size, mode="bilinear", align_corners=aligned)  # (b, c, h / s, w / s)
+            x = resize(x, size, aligned)  # (b, c, h / s, w / s)
         hidden, predict = attention[0](x), attention[1]  # (b, c, h / s, w / s), and what makes masks of it
         if self.compact:
             as_predicted = self.as_authors or self.psa_type == "bi-direction"
@@ -118,7 +121,7 @@ class PointWiseLayers:
 
 def _masks(weight: Tensor, x: Tensor) -> Tensor:
     """What makes masks of features, for each image of x: (b, mh * mw, c)."""
-    return weight.flatten(1).expand(len(x), -1, -1)
+    return weight.flatten(1).expand(x.shape[0], -1, -1)
 
 
 @register(

@@ -34,7 +34,7 @@ def psa_mask(logits: Tensor, mask_size: tuple[int, int], direction: Direction) -
     dx = offsets(w, mw, logits.device)  # (w, w)
     inside = ((dy >= 0) & (dy < mh))[:, None, :, None] & ((dx >= 0) & (dx < mw))[None, :, None]  # (h, w, h, w)
     channel = (dy[:, None, :, None] * mw + dx[None, :, None]).where(inside, 0).flatten(2).flatten(0, 1)
-    full = logits.flatten(2).gather(1, channel.expand(len(logits), -1, -1))  # (b, h * w, h * w), other by own
+    full = logits.flatten(2).gather(1, channel.expand(logits.shape[0], -1, -1))  # (b, h * w, h * w), other by own
     full = full * inside.flatten(2).flatten(0, 1)
     return (full if direction == "collect" else full.mT).unflatten(2, (h, w))
 
