@@ -1,16 +1,21 @@
 """What comes with data stays data: checkpoints run no code, and names break out of nothing."""
 
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import tiny
 import torch
 
 from mmattn.compat.checkpoints import TRUSTED
+from mmattn.datasets import cache
+from mmattn.visualization import album
 
 CONFIG = tiny.REPOSITORY / "configs" / "gcnet_r50.py"
 IMAGE = "data/cityscapes/leftImg8bit/val/town/0_leftImg8bit.png"
@@ -173,3 +178,138 @@ def test_a_config_inside_a_checkpoint_is_never_run(arguments: tuple[str, ...], c
     code, said = call(*naming("planted.pth", arguments))
     assert code == 0, said
     assert not Path("ran").exists()
+
+
+# -- names ---------------------------------------------------------------------------------------------------------
+
+CLEAR = "\x1b[2J\x1b]0;title\x07"  # what a terminal obeys
+NAMES = {
+    "terminal": f"{CLEAR}\r\n\u202egnp",
+    "tags": "</script><img src=x onerror=alert(1)>",
+    "shell": "$(touch ran); 'touch' \"ran\" && `touch ran`",
+    "not UTF-8": os.fsdecode(b"caf\xe9"),
+    "formula": r"$\frac{x$",
+}
+PRINTED = {"\n", "\t"}
+
+
+def readable(text: str) -> bool:
+    """Whether a terminal shows it and does nothing."""
+    return all(character.isprintable() or character in PRINTED for character in text)
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_names_of_images(name: str, call: Callable, street: Path) -> None:
+    """Through test, visualize and its page: what is said can be read, what is written is where it belongs."""
+    image = renamed(name)
+    before = everything()
+    code, said = call("test", "CONFIG", "whole.pth", "--out", "out/predictions")
+    assert code == 0, said
+    assert readable(plain(said))
+    code, said = call("visualize", "CONFIG", "whole.pth", image, "--out-dir", "out")
+    assert code == 0, said
+    assert readable(said)
+    code, said = call("visualize", "CONFIG", "whole.pth", image, "--html", "out/page.html")
+    assert code == 0, said
+    assert readable(said)
+    page = Path("out/page.html").read_text(encoding="utf-8")
+    assert "onerror" not in page.replace("\\u003cimg src=x onerror", "").replace("&lt;img src=x onerror", "")
+    assert {path for path in everything() - before if path.split("/")[0] not in ("out", "run")} == set()
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_names_in_an_error(name: str, call: Callable, street: Path) -> None:
+    """A bad label of that name: the message is one, and its further lines are indented."""
+    renamed(name)
+    for label in Path("data/cityscapes/gtFine").rglob("*.png"):
+        label.write_text("no image")
+    for tool in (["train", "CONFIG", "--from-scratch"], ["test", "CONFIG", "whole.pth"]):
+        code, said = call(*tool)
+        assert code == 2, said
+        assert readable(plain(said))
+        message = said[said.rindex("error: ") :].strip().splitlines()
+        assert "cannot be read as an image" in " ".join(message)
+        assert all(line.startswith("  ") for line in message[1:])
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_names_of_classes(name: str, call: Callable, street: Path) -> None:
+    """In a checkpoint, where they are anybody's."""
+    state = weights(street)
+    state["meta"]["dataset_meta"] = {
+        "classes": [f"{name} {i}" for i in range(19)],
+        "palette": [[i] * 3 for i in range(19)],
+    }
+    torch.save(state, "named.pth")
+    code, said = call("visualize", "CONFIG", "named.pth", IMAGE, "--out-dir", "out", "--suffix", ".svg")
+    assert code == 0, said
+    assert readable(said)
+    figure = next(Path("out").glob("*.svg"))
+    assert ElementTree.parse(figure).getroot().tag.endswith("svg")
+    code, said = call("visualize", "CONFIG", "named.pth", IMAGE, "--html", "out/page.html")
+    assert code == 0, said
+    page = Path("out/page.html").read_text(encoding="utf-8")
+    assert "<img src=x" not in page
+    assert page.count("</script>") == page.count("<script")
+
+
+def test_a_key_of_a_checkpoint_reaches_no_terminal(call: Callable, street: Path) -> None:
+    state = weights(street)
+    state["state_dict"][f"backbone.{CLEAR}"] = torch.zeros(1)
+    torch.save(state, "keyed.pth")
+    for tool in (
+        ["test", "CONFIG", "keyed.pth"],
+        ["train", "CONFIG", "--partial", "--cfg-options", "load_from=keyed.pth"],
+    ):
+        code, said = call(*tool)
+        assert "unexpected: backbone.\\x1b[2J" in said
+        assert readable(plain(said))
+        assert code == (2 if tool[0] == "test" else 0), said
+
+
+def test_commands_to_paste_are_quoted(call: Callable, street: Path) -> None:
+    renamed(NAMES["shell"])
+    code, said = call("train", "CONFIG", "--from-scratch")
+    assert code == 0, said
+    (line,) = (line for line in said.splitlines() if line.startswith("look at it: "))
+    *_, image = shlex.split(line.removeprefix("look at it: "))
+    assert Path(image).is_file()
+
+
+def test_figures_stay_in_their_folder() -> None:
+    images = [Path("a/../b/x.png"), Path("a/x.png"), Path("a/../../y/x.png")]
+    found = album.targets(images, Path("out"))
+    assert len(set(found)) == 3
+    assert all(".." not in path.parts and path.parts[0] == "out" for path in found)
+
+
+def test_the_cache_stays_in_its_folder(tmp_path: Path) -> None:
+    """Lists of files may climb out of the folder of the data."""
+    root = tmp_path / "data"
+    file = cache.File(root / "../elsewhere/x.png", False, root)
+
+    class Listed:
+        data_root = str(root)
+
+        def load_data_list(self) -> list[dict[str, str]]:
+            return [{"img_path": str(file.path)}]
+
+    (found,) = cache._files(Listed())
+    assert cache.target(found).resolve() == tmp_path / "elsewhere" / cache.FOLDER / f"x.png{cache.SUFFIX}"
+
+
+def renamed(name: str) -> str:
+    """A picture of the validation, and its labels, take a name; the picture."""
+    for path in list(Path("data/cityscapes").rglob("val/town/0_*.png")):
+        path.rename(path.with_name(path.name.replace("0_", f"{name.replace('/', '')}_", 1)))
+    return IMAGE.replace("/0_", f"/{name.replace('/', '')}_")
+
+
+def plain(text: str) -> str:
+    """Without the colours in which mmengine says WARNING."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def everything() -> set[str]:
+    return {str(path) for path in Path().rglob("*") if path.is_file()}

@@ -1,5 +1,6 @@
 """Mends to how checkpoints are read: tensors and training state come back, code does not run."""
 
+import logging
 import re
 from collections.abc import Callable
 from functools import partial
@@ -29,9 +30,17 @@ def load_weights_only() -> bool:
     checkpoint.load_url = partial(checkpoint.load_url, weights_only=True)
     if hasattr(checkpoint, "_safe_torch_load"):
         checkpoint._safe_torch_load = partial(torch.load, weights_only=True)
+    checkpoint.print_log = _log
     loader = checkpoint.CheckpointLoader
     loader.load_checkpoint = classmethod(_as_data(loader.load_checkpoint.__func__))
     return True
+
+
+def _log(text: str, logger: Any = None, level: int = logging.INFO) -> None:
+    """mmengine's ``print_log``, which would print names of parameters as they are where it is given no logger."""
+    from mmengine.logging import print_log
+
+    print_log(text, logger or "current", level)
 
 
 def _safe_globals() -> list[Any]:

@@ -245,7 +245,8 @@ def _files(dataset: BaseDataset) -> Iterable[File]:
         for key in ("img_path", "seg_map_path"):
             if entry.get(key):
                 path = Path(entry[key])
-                yield File(path, key == "seg_map_path", root if path.is_relative_to(root) else path.parent)
+                inside = path.is_relative_to(root) and ".." not in path.relative_to(root).parts
+                yield File(path, key == "seg_map_path", root if inside else path.parent)
 
 
 def _is_right(file: File, verify: bool) -> bool:
