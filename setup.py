@@ -10,6 +10,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+EXPORT = ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.20"]
 
 setup(
     name="mmattn",
@@ -30,6 +31,7 @@ setup(
             "pillow>=9.1",
             "zstandard>=0.22",  # the cache of images and labels
         ],
-        "test": ["pytest>=8", "ruff>=0.12", "cityscapesScripts>=2.2.4", "selenium>=4.20"],
+        "export": EXPORT,
+        "test": ["pytest>=8", "ruff>=0.12", "cityscapesScripts>=2.2.4", "selenium>=4.20", *EXPORT],
     },
 )
