@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 
 import cv2
 import matplotlib
@@ -24,6 +25,7 @@ from mmattn.visualization.views import SHARE, Bars, Matrix, Overlay, View
 WIDTH, MARGIN, GAP = 12.0, 0.35, 0.14  # inches, as all lengths here
 TALLEST, FLATTEST, NARROWEST = 4.5, 0.8, 2.4  # of a panel; the last with its caption
 CAPTION, HEADING, SPACE = 0.26, 0.5, 0.34  # line over a panel, lines over a view, space before a view
+BAR = 0.1  # more over a panel that has the bar of colours in the line of its caption
 INK, MUTED, LINE, FILL = "#1c1c1e", "#6e6e73", "#c7c7cc", "#8b4a8f"
 UNLABELLED = (235, 235, 235)
 CLASSES = 35  # named in the legend
@@ -64,8 +66,8 @@ def paint(
         marked = any(isinstance(p, Overlay) and p.point is not None for view in views for p in view.panels)
         page.images(predictions or {"prediction": scene.prediction}, marked)
         page.legend()
-        for view in views:
-            page.view(view)
+        for row in page.side_by_side(views):
+            page.row(row)
         return page.finish()
 
 
@@ -95,7 +97,8 @@ class _Page:
 
     def measure(self, text: str, size: float) -> float:
         renderer = self.figure.canvas.get_renderer()
-        return renderer.get_text_width_height_descent(harmless(text), FontProperties(size=size), False)[0] / self.figure.dpi
+        pixels, _, _ = renderer.get_text_width_height_descent(harmless(text), FontProperties(size=size), False)
+        return pixels / self.figure.dpi
 
     def axes(self, left: float, down: float, width: float, height: float, draw: Callable[[Axes], object]) -> None:
         y = self.top + down + height
@@ -151,22 +154,42 @@ class _Page:
             left += width
         self.top += 0.2
 
-    def view(self, view: View) -> None:
+    def side_by_side(self, views: Sequence[View]) -> list[list[View]]:
+        """The rows of the page: views of one map each share one with the next, unless the image is too flat for it."""
+        rows: list[list[View]] = []
+        for narrow, run in groupby(views, self.is_narrow):
+            alike, step = list(run), 2 if narrow else 1
+            rows += [alike[i : i + step] for i in range(0, len(alike), step)]
+        return rows
+
+    def is_narrow(self, view: View) -> bool:
+        return len(view.panels) == 1 and isinstance(view.panels[0], Overlay) and self.columns(2)[0] == 2
+
+    def row(self, views: Sequence[View]) -> None:
         self.top += SPACE / 2
         self.rule()
         self.top += SPACE / 2
-        self.text(MARGIN, 0.08, view.title, size=11.5, weight="bold")
-        self.text(MARGIN, 0.31, f"{view.note}  ·  {view.place}", color=MUTED)
+        begin, ends, pitch = self.top, [], (WIDTH - 2 * MARGIN + GAP) / (2 if self.is_narrow(views[0]) else 1)
+        for i, view in enumerate(views):
+            self.top = begin
+            self.view(view, MARGIN + i * pitch, pitch - GAP)
+            ends.append(self.top)
+        self.top = max(ends)
+
+    def view(self, view: View, left: float, width: float) -> None:
+        self.text(left, 0.08, view.title, size=11.5, weight="bold")
+        self.text(left, 0.31, f"{view.note}  ·  {view.place}", color=MUTED)
         coloured = [panel for panel in view.panels if not isinstance(panel, Bars)]
         bars = [panel for panel in view.panels if isinstance(panel, Bars)]
         scale = _scale([panel.values for panel in coloured], view.unit, self.options)
+        whole = width > WIDTH / 2
         if coloured:
-            self.colour_bar(scale, max(float(panel.values.max()) for panel in coloured), view.unit)
-        self.top += HEADING
+            self.colour_bar(left + width, 0 if whole else HEADING, scale, coloured, view.unit)
+        self.top += HEADING + (0 if whole else BAR)
         if bars:
             self.with_bars(coloured, bars, scale)
         else:
-            self.overlays(coloured, scale)
+            self.overlays(coloured, scale, left)
 
     def with_bars(self, coloured: Sequence[Overlay | Matrix], bars: Sequence[Bars], scale: ScalarMappable) -> None:
         """A map on the left, if there is one, and its values sorted on the right."""
@@ -187,10 +210,10 @@ class _Page:
             self.axes(left, 0, WIDTH - MARGIN - left, height, lambda ax, p=panel: _bars(ax, p))
         self.top += height + 0.4
 
-    def overlays(self, panels: Sequence[Overlay], scale: ScalarMappable) -> None:
+    def overlays(self, panels: Sequence[Overlay], scale: ScalarMappable, begin: float) -> None:
         columns, pitch, width, height = self.columns(max(2, len(panels)))
         for i, panel in enumerate(panels):
-            left = text = MARGIN + i % columns * pitch
+            left = text = begin + i % columns * pitch
             if panel.point is not None:
                 badge = {"boxstyle": "circle,pad=0.2", "fc": "white", "ec": INK, "lw": 0.8}
                 self.text(
@@ -212,7 +235,10 @@ class _Page:
         pitch = min(room / columns, max(width + GAP, NARROWEST))
         return columns, pitch, max(width, 0.05), max(width * ratio, 0.05)
 
-    def colour_bar(self, scale: ScalarMappable, largest: float, unit: str) -> None:
+    def colour_bar(
+        self, right: float, down: float, scale: ScalarMappable, panels: Sequence[Overlay | Matrix], unit: str
+    ) -> None:
+        largest = max(float(panel.values.max()) for panel in panels)
         low, high = scale.get_clim()
         clipped = largest > high * 1.005
 
@@ -225,13 +251,13 @@ class _Page:
             for label, side in zip(ax.get_xticklabels(), ("left", "center", "right"), strict=True):
                 label.set_ha(side)
 
-        left = WIDTH - MARGIN - 2.2
-        self.axes(left, 0.05, 2.2, 0.1, draw)
+        left = right - 2.2
+        self.axes(left, down + 0.05, 2.2, 0.1, draw)
         text = (
             unit + ", root scale" * isinstance(scale.norm, PowerNorm) + ", log scale" * isinstance(scale.norm, LogNorm)
         )
         text += f", at most {_numbers(low, largest)[1]}" * clipped
-        self.text(left - 0.1, 0.1, text, size=8, color=MUTED, ha="right")
+        self.text(left - 0.1, down + 0.1, text, size=8, color=MUTED, ha="right")
 
     # what is in a panel
 
