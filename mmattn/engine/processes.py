@@ -66,6 +66,11 @@ def expect_launcher(name: str) -> None:
         raise UserError(f"process {number + 1} of this machine has no GPU, of which there are {gpus}: start {gpus}")
 
 
+def first_of_machine() -> bool:
+    """Whether this process is the one of its machine to speak and to fetch, before it has met the others."""
+    return all(os.environ.get(local, "0") == "0" for *_, local in LAUNCHERS.values())
+
+
 def part() -> None:
     """Leave the process group, all processes together, once the runner is no longer in use.
 

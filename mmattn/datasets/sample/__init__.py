@@ -4,6 +4,7 @@
 draws them anew.
 """
 
+import fcntl
 import json
 import os
 import sys
@@ -11,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
@@ -48,7 +50,9 @@ def ensure(root: Path, *, progress: bool = True) -> Path:
         raise UserError(f"{root} is not the built-in sample; move it away, or name another folder for the sample")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as folder:
+        with _alone_in(place.parent), tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as folder:
+            if _read(place) == stamp:  # by now, drawn by another process
+                return root
             drawn = Path(folder) / "drawn"
             _draw_all(drawn, progress)
             (drawn / STAMP).write_text(json.dumps(stamp, indent=2) + "\n")
@@ -59,6 +63,17 @@ def ensure(root: Path, *, progress: bool = True) -> Path:
         reason = error.strerror or error
         raise UserError(f"cannot draw the built-in sample at {root}: {reason}; name another folder") from error
     return root
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in the folder."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _stamp() -> dict[str, str | int]:
