@@ -4,20 +4,36 @@ import json
 import os
 from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
-from tiny import call
+from tiny import call, tool
 from torch import nn
 
+from mmattn.attention import entries
 from mmattn.cli import UserError
-from mmattn.engine.benchmark import bars, gpu, measure, models, peers, report, routes, stages
+from mmattn.engine.benchmark import (
+    bars,
+    claims,
+    figures,
+    gpu,
+    measure,
+    models,
+    parts,
+    peers,
+    report,
+    routes,
+    stages,
+)
 from mmattn.engine.benchmark.pairs import MODULES, DifferentError, Pair, Setting, Side, check, module_pair
 from mmattn.engine.benchmark.report import Row
 
 SMALL = Setting(size=(6, 10))
+ROW = Row("pam", "eval", (64, 128), theirs=0.5, ours=0.4, theirs_mib=800.0, ours_mib=99.0)
 
 
 @pytest.mark.parametrize("item", MODULES)
@@ -69,6 +85,109 @@ def test_what_differs_is_not_timed(monkeypatch):
     assert "differs" in report.table([row])
 
 
+def test_mechanisms_and_heads_are_measured_beside_mmsegs_where_it_has_them():
+    names = parts.chosen(["CBAM", "BAM", "PositionAttention"], ["configs/anlnet_r50.py"])
+    found = list(peers.compare(names, SMALL, sizes=[(12, 20)], repeat=3, memory=False))
+    rows = {(row.item, row.mode): row for row in found}
+    assert len(rows) == len(found) == 8
+    assert rows["CBAM", "eval"].theirs is None
+    assert rows["CBAM", "eval"].ours > 0
+    assert "two or more images" in rows["BAM", "train"].note
+    for item in ("PositionAttention", "anlnet_r50 head"):
+        row = rows[item, "train"]
+        assert row.ratio > 0
+        assert row.difference < 1e-3
+        assert row.theirs_iqr >= 0
+        assert row.theirs_macs >= 0.8 * row.macs > 0
+    assert rows["anlnet_r50 head", "eval"].theirs_macs > rows["anlnet_r50 head", "eval"].macs  # ours pools first
+
+
+def test_all_is_all():
+    names = parts.chosen([], [], everything=True)
+    assert {entry.name for entry in entries()} < set(names)
+    assert {Path(name).stem for name in names if name.endswith(".py")} == {p.stem for p in Path("configs").glob("*.py")}
+    assert parts.chosen(["CBAM"], [], everything=True) == ["CBAM"]
+
+
+def test_quick_gives_way_to_what_is_asked_for():
+    parse_args = tool("benchmark").parse_args
+    args = parse_args(["--quick", "--repeat", "5"])
+    assert (args.command, args.size, args.mode, args.repeat) == ("peers", [(32, 64)], ["eval"], 5)
+    assert parse_args(["--mechanisms", "all"]).mode == []
+
+
+@pytest.mark.parametrize("item", claims.PAIRS)
+def test_both_sides_of_claims_agree(item):
+    pair = claims.PAIRS[item](Setting(size=(6, 8)))
+    assert check(pair, False, SMALL) < 1e-3
+
+
+def test_counts_of_papers_hold():
+    """Operations and parameters, at the papers' sizes; what is counted needs no time."""
+    for paper in claims.PAPERS.values():
+        setting, rows = Setting(size=paper.size), []
+        for item in paper.items:
+            rows.append(Row(item, "eval", paper.size, **peers.counts(item, "eval", setting, ["theirs", "ours"])))
+        for claim in paper.claims:
+            if claim.field == "macs":
+                for side in ("theirs", "ours"):
+                    value = claims.measured(claim, rows, side)
+                    assert value == pytest.approx(claim.published, rel=0.05), (claim, side)
+                    assert claims.holds(claim, value)
+        text = claims.table(paper, rows)
+        assert ("holds" in text) == any(claim.field in ("macs", "parameters") for claim in paper.claims)
+
+
+def test_claims_that_fall_short_do_not_hold():
+    claim = claims.Claim("mib", 11.0, ("a", "b"))
+    rows = [Row("a", "eval", (1, 1), theirs_mib=1000.0, ours_mib=80.0), Row("b", "eval", (1, 1), theirs_mib=100.0)]
+    assert claims.holds(claim, claims.measured(claim, rows, "theirs"))
+    assert claims.measured(claim, rows, "ours") is None
+    assert not claims.holds(claim, 8.0)
+    assert claims.holds(claims.Claim("mib", 202.0, ("a",)), 100.0) is None
+
+
+def test_figures_show_every_number(tmp_path):
+    rows = [
+        Row(item, mode, size, theirs=2e-3 * scale, ours=1e-3 * scale, ours_mib=scale)
+        for item in ("a", "b")
+        for mode in ("eval", "train")
+        for scale, size in ((1.0, (32, 64)), (4.0, (64, 128)))
+    ]
+    figure = figures.over_size(rows, "", "ms")
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == ["a", "b"]
+    lines = {line.get_label(): list(line.get_ydata()) for line in panels[0].lines}
+    assert lines == {
+        f"{who}, {m}": [k, 4 * k] for who, k in (("mmseg", 2.0), ("mmattn", 1.0)) for m in ("eval", "train")
+    }
+    assert panels[0].get_xscale() == panels[0].get_yscale() == "log"
+    assert [path.name for path in figures.draw(rows, tmp_path / "out")] == ["time.svg", "memory.svg"]
+
+
+def test_miou_is_drawn_over_memory(monkeypatch, tmp_path):
+    seeds = [SimpleNamespace(config="a_r50", seed=i, miou=miou) for i, miou in enumerate((50.0, 54.0))]
+    monkeypatch.setattr(figures.results, "load_all", lambda folder: seeds)
+    (container,) = figures.over_memory([Row("a_r50", "plain", (8, 8), ours_mib=20.0)], tmp_path).axes[0].containers
+    assert list(container.lines[0].get_xydata()[0]) == [20.0, 52.0]
+    with pytest.raises(UserError, match="results of a_r50; measured here: b_r50"):
+        figures.over_memory([Row("b_r50", "plain", (8, 8), ours_mib=20.0)], tmp_path)
+
+
+def test_a_number_is_told_with_its_spread():
+    text = report.table([replace(ROW, ours_iqr=0.012, parameters=5_000_000, macs=2_000_000_000)])
+    assert "| 5.00 M | 2.00 G | 500 | 400 (12) |" in text
+    assert "mmseg MACs" not in text
+    assert measure.Times((1.0, 2.0, 3.0, 4.0, 5.0)).iqr == 2.0
+
+
+def test_the_machine_is_told():
+    found = measure.machine()
+    assert found["torch"] == torch.__version__
+    assert {"cpu", "cores", "threads", "date"} < set(found)
+    assert any(name.endswith("mmcv") or name == "mmcv-lite" for name in found)
+
+
 def allocate(mib: float):
     return lambda: torch.ones(int(mib * 2**18)).sum()
 
@@ -92,9 +211,6 @@ def test_sides_take_turns():
     assert "".join(name for name, _ in groupby(turns)) == "ab" * (1 + 5)
     assert len(first.samples) == len(second.samples) == 5
     assert first.median == sorted(first.samples)[2]
-
-
-ROW = Row("pam", "eval", (64, 128), theirs=0.5, ours=0.4, theirs_mib=800.0, ours_mib=99.0)
 
 
 def test_a_row_is_judged_by_its_bar():

@@ -1,14 +1,32 @@
 """What a model costs: parameters and operations, counted without computing anything."""
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import torch
 from mmengine.registry import init_default_scope
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula
 
 from mmattn.engine.config import build_model, load_config
+
+# what products and attention can be on a CPU, and torch counts nothing for
+_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_ATTENTION = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+
+
+def _linear(x: tuple[int, ...], weight: tuple[int, ...], *_: object, **__: object) -> int:
+    return 2 * prod(x) * weight[0]
+
+
+def _attention(q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], *_: object, **__: object) -> int:
+    return 2 * prod(q[:3]) * k[2] * (q[3] + v[3])
+
+
+for operator, count in ((_LINEAR, _linear), (_ATTENTION, _attention)):
+    if operator is not None and operator not in flop_registry:
+        register_flop_formula(operator)(count)
 
 
 @dataclass(frozen=True)

@@ -48,16 +48,17 @@ class Argument:
     text: str
 
 
-def instance(entry: Entry) -> tuple[dict[str, Any], list[int]]:
-    """Arguments and input channels of the instance that the table measures.
+def instance(entry: Entry, channels: int = CHANNELS) -> tuple[dict[str, Any], list[int]]:
+    """Arguments and input channels of an instance to measure.
 
-    Arguments with a default keep it. Of the others those that count channels are 256, the rest as in the example.
+    Arguments with a default keep it. Of the others those that count channels are ``channels``, the rest as in the
+    example.
     """
-    arguments = {"channels": CHANNELS}
+    arguments = {"channels": channels}
     for name, value in required(entry).items():
-        arguments[name] = CHANNELS if name.endswith("channels") else value
+        arguments[name] = channels if name.endswith("channels") else value
     widths = {entry.example[name] for name in arguments if name.endswith("channels")}
-    return arguments, [CHANNELS if width in widths else width for width in entry.inputs]
+    return arguments, [channels if width in widths else width for width in entry.inputs]
 
 
 def factories(entry: Entry) -> set[str]:

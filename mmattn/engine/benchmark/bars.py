@@ -48,8 +48,8 @@ BARS: dict[tuple[str, str, tuple[int, int]], Bar] = {
     ("loss", "train", MAP): Bar(share=1 / 10),
     ("loading_png", "load", LARGE): Bar(1.3),
     ("loading_cache", "load", LARGE): Bar(3.5),
-    ("danet", "bf16", MAP): Bar(2.2),
-    ("danet", "compile", MAP): Bar(2.35),
+    ("danet_r50", "bf16", MAP): Bar(2.2),
+    ("danet_r50", "compile", MAP): Bar(2.35),
     ("ccnet_test", "plain", LARGE): Bar(1.0),
     ("ccnet_test", "fast", LARGE): Bar(2.5),
 }

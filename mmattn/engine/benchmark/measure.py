@@ -3,11 +3,14 @@
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from multiprocessing import get_context
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +23,7 @@ from mmattn.cli import UserError
 T = TypeVar("T")
 SHORT = 0.02  # seconds that one sample takes at least
 MIB = 2**20
+PACKAGES = ("mmattn", "onedl-mmengine", "onedl-mmcv", "onedl-mmsegmentation", "mmengine", "mmcv-lite", "mmsegmentation")
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,14 @@ class Times:
     def median(self) -> float:
         """The middle of the samples."""
         return statistics.median(self.samples)
+
+    @property
+    def iqr(self) -> float | None:
+        """How far the middle half of the samples reaches; None of fewer than three."""
+        if len(self.samples) < 3:
+            return None
+        low, _, high = statistics.quantiles(self.samples, n=4, method="inclusive")
+        return high - low
 
 
 def alternate(calls: Sequence[Callable[[], object]], repeat: int, device: str = "cpu") -> list[Times]:
@@ -48,8 +60,8 @@ def alternate(calls: Sequence[Callable[[], object]], repeat: int, device: str = 
     clock = _events if device.startswith("cuda") else _watch
     counts = []
     for call in calls:
-        call()
-        counts.append(max(1, round(SHORT / max(clock(call, 1), 1e-9))))
+        first = clock(call, 1)
+        counts.append(1 if first > 50 * SHORT else max(1, round(SHORT / max(clock(call, 1), 1e-9))))
     samples: list[list[float]] = [[] for _ in calls]
     for _ in range(repeat):
         for call, count, found in zip(calls, counts, samples, strict=True):
@@ -114,13 +126,18 @@ def extra_memory(prepare: Callable[..., Callable[[], object]], *args: Any, devic
 def apart(function: Callable[..., T], *args: Any) -> T | None:
     """What a function of a module returns in a process of its own, with as many threads as here.
 
+    The process comes, where the system can, from one that has done nothing but import the module, which saves each of
+    them the seconds of the imports.
+
     Returns:
         None where the process came to no end of its own; the system kills those that want too much memory.
 
     Raises:
         UserError: The function raised it.
     """
-    context = get_context("spawn")
+    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload([function.__module__])  # of the first call; others import on their own
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(sender, torch.get_num_threads(), function, args))
     process.start()
@@ -189,6 +206,24 @@ def _status(field: str) -> float | None:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:")), None)
 
 
+def free(device: str) -> float:
+    """MiB that can be had."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0] / MIB
+    path = Path("/proc/meminfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable")), float("inf"))
+
+
+def told(steps: Sequence[T], name: Callable[[T], str] = str) -> Iterator[T]:
+    """Pass steps on, telling on stderr which one it is and how long the rest will take."""
+    begin = time.monotonic()
+    for done, step in enumerate(steps):
+        left = f", about {(time.monotonic() - begin) / done * (len(steps) - done):.0f} s left" if done else ""
+        print(f"[{done + 1}/{len(steps)}] {name(step)}{left}", file=sys.stderr, flush=True)
+        yield step
+
+
 def machine(device: str = "cpu") -> dict[str, Any]:
     """What a measurement ran on, and when."""
     found = {
@@ -198,8 +233,26 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
+        **{name: found for name in PACKAGES if (found := _version(name))},
+        **({"commit": commit} if (commit := _commit()) else {}),
     }
     return found | ({"gpu": torch.cuda.get_device_name(device)} if device.startswith("cuda") else {})
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit that is checked out, where this is a clone and git is there."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _processor() -> str:

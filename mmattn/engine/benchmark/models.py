@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from mmattn.cli import UserError
-from mmattn.engine import config, fast
+from mmattn.engine import config, costs, fast
 from mmattn.engine.benchmark import peers
-from mmattn.engine.benchmark.measure import alternate, extra_memory
-from mmattn.engine.benchmark.pairs import Setting, distance, fill, flat, mmseg_can_build
+from mmattn.engine.benchmark.measure import MIB, alternate, extra_memory, free, told
+from mmattn.engine.benchmark.pairs import HELD, NAMES, Setting, distance, fill, flat, mmseg_can_build
+from mmattn.engine.benchmark.parts import DENSE
 from mmattn.engine.benchmark.report import Row
 from mmattn.engine.benchmark.stages import STRIDE
 
@@ -33,6 +35,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 GENTLE = {"bf16": 5e-2, "fast": 5e-2, "compile": 5e-2}  # of the logits; others agree to float32
 TIGHT = 2e-4
+TRAINED = ("plain", "channels_last")
 
 
 def build(path: Path, variant: str, device: str) -> nn.Module:
@@ -54,6 +57,9 @@ def build(path: Path, variant: str, device: str) -> nn.Module:
 def _theirs(path: Path, ours: nn.Module) -> nn.Module:
     cfg = config.read(path)
     config.without_pretrained(cfg)
+    head = cfg.model.decode_head
+    if isinstance(head, dict):
+        head.type = NAMES.get(head.type, head.type)
     with DefaultScope.overwrite_default_scope("mmseg"), mmseg_can_build():
         try:
             model = mmseg.registry.MODELS.build(ConfigDict(cfg.model))
@@ -133,9 +139,12 @@ def compare(
     variants: Sequence[str],
     setting: Setting,
     *,
+    sizes: Sequence[tuple[int, int]] = (),
+    modes: Sequence[str] = ("eval",),
     repeat: int,
     memory: bool,
     time: bool = True,
+    alone: bool = False,
 ) -> Iterator[Row]:
     """Time whole models and measure their memory, each setting beside mmseg's plain float32.
 
@@ -143,39 +152,60 @@ def compare(
         paths: Configs.
         variants: Of :data:`VARIANTS`.
         setting: Size of the map, batch and device.
+        sizes: Maps to measure at, instead of the one of ``setting``.
+        modes: ``eval`` and ``train``; in the latter folded and bfloat16 settings are left out, as they only predict.
         repeat: Samples of each.
         memory: Measure the peak of extra memory as well.
         time: Measure time.
+        alone: Ours alone.
 
     Yields:
-        A row for each config and setting; the logits of both were compared first.
+        A row for each config, size, mode and setting; the logits of both, or in training the losses, were compared
+        first.
 
     Raises:
-        UserError: A config does not load, or there is no such setting.
+        UserError: A config does not load, there is no such setting, or none that trains.
     """
     for variant in variants:
         if variant not in VARIANTS:
             raise UserError(f"there is no setting {variant!r}; there are {', '.join(VARIANTS)}")
-    for path in peers.told(paths, lambda path: path.stem):
-        yield from _rows(path, variants, setting, repeat, memory, time)
+    wanted = {mode: [name for name in variants if mode == "eval" or name in TRAINED] for mode in modes}
+    if not all(wanted.values()):
+        raise UserError(f"--setting {' '.join(variants)}: only {' and '.join(TRAINED)} can be trained")
+    jobs = [(path, size, mode) for path in paths for size in sizes or [setting.size] for mode in modes]
+    for path, size, mode in told(jobs, lambda job: f"{job[0].stem}, {job[2]}, map {job[1][0]}x{job[1][1]}"):
+        yield from _rows(path, wanted[mode], replace(setting, size=size), mode, repeat, memory, time, alone)
 
 
 def _rows(
-    path: Path, variants: Sequence[str], setting: Setting, repeat: int, memory: bool, time: bool
+    path: Path,
+    variants: Sequence[str],
+    setting: Setting,
+    mode: str,
+    repeat: int,
+    memory: bool,
+    time: bool,
+    by_itself: bool,
 ) -> Iterator[Row]:
     size = (STRIDE * setting.size[0], STRIDE * setting.size[1])
     models, notes = {name: build(path, name, setting.device) for name in variants}, dict.fromkeys(variants, "")
-    try:
-        models = {"mmseg": build(path, "mmseg", setting.device), **models}
-        alone = _too_large(models["mmseg"], setting)
-    except UserError as error:
-        alone = str(error)
+    alone, counted = "", {}
+    if not by_itself:
+        try:
+            models = {"mmseg": build(path, "mmseg", setting.device), **models}
+            alone = _too_large(models["mmseg"], mode, setting)
+        except UserError as error:
+            alone = str(error)
     if alone:
         models.pop("mmseg", None)
         notes = dict.fromkeys(variants, alone)
+    if mode == "eval":
+        parts = costs.model_costs(path, size)
+        counted = {"parameters": sum(part.parameters for part in parts)}
+        counted["macs"] = setting.batch * sum(part.flops for part in parts) // 2
     differences: dict[str, float] = {}
-    if time and not alone:
-        at = ("eval", setting.batch, size, setting.device)
+    if time and "mmseg" in models:
+        at = (mode, setting.batch, size, setting.device)
         logits = {name: result(model, *at)() for name, model in models.items()}
         differences = {name: distance(logits.pop(name), logits["mmseg"]) for name in variants}
         for name, difference in differences.items():
@@ -183,50 +213,59 @@ def _rows(
                 notes[name] = f"not timed, as ours differs: the logits are off by {difference:.1e}"
                 del models[name]
     seconds: dict[str, float] = {}
+    spread: dict[str, float | None] = {}
     if time:
-        calls = [step(model, "eval", setting.batch, size, setting.device) for model in models.values()]
-        times = alternate(calls, repeat, setting.device)
-        seconds = {name: one.median for name, one in zip(models, times, strict=True)}
+        calls = [step(model, mode, setting.batch, size, setting.device) for model in models.values()]
+        times = dict(zip(models, alternate(calls, repeat, setting.device), strict=True))
+        seconds = {name: one.median for name, one in times.items()}
+        spread = {name: one.iqr for name, one in times.items()}
     names = list(models)
     models.clear()
     peaks: dict[str, float | None] = {}
     for name in names if memory else ():
-        args = (path, name, "eval", setting.batch, size, setting.device)
+        args = (path, name, mode, setting.batch, size, setting.device)
         peaks[name] = extra_memory(prepare, *args, device=setting.device)
     for name in variants:
         mine = name in names
         rate = f"{setting.batch / seconds[name]:.2f} images/s" if name in seconds else ""
         yield Row(
-            path.stem.partition("_")[0],
-            name,
+            path.stem,
+            name if mode == "eval" else f"{mode}, {name}",
             setting.size,
             setting.batch,
             theirs=seconds.get("mmseg") if mine else None,
             ours=seconds.get(name),
             theirs_mib=peaks.get("mmseg") if mine else None,
             ours_mib=peaks.get(name),
+            theirs_iqr=spread.get("mmseg") if mine else None,
+            ours_iqr=spread.get(name),
+            **counted,
             difference=differences.get(name),
             note="; ".join(filter(None, [notes[name], rate])),
         )
 
 
-def _too_large(theirs: nn.Module, setting: Setting) -> str:
+def _too_large(theirs: nn.Module, mode: str, setting: Setting) -> str:
     """Why mmseg's model cannot run in the memory that is free; empty when it can."""
-    item = {"DAHead": "pam", "NLHead": "non_local"}.get(type(theirs.decode_head).__name__, "")
-    needed = peers.held(item, "eval", setting)
-    if needed < 0.8 * peers.free(setting.device):
+    heads = theirs.decode_head if isinstance(theirs.decode_head, nn.ModuleList) else [theirs.decode_head]
+    maps = HELD.get(DENSE.get(type(heads[-1]).__name__, ""), (0, 0))[mode == "train"]
+    needed = maps * 4 * setting.batch * math.prod(setting.size) ** 2 / MIB
+    if needed < 0.8 * free(setting.device):
         return ""
     return f"not compared: mmseg's needs {needed / 1024:.0f} GiB, which are not free here"
 
 
-def scaling(sizes: Sequence[tuple[int, int]], setting: Setting, repeat: int) -> Iterator[tuple[list[Row], str]]:
+def scaling(
+    sizes: Sequence[tuple[int, int]], setting: Setting, repeat: int, alone: bool = False
+) -> Iterator[tuple[list[Row], str]]:
     """How the time of criss-cross attention and the memory of dense attention grow with the number of positions.
 
     Yields:
         The rows of one item, and the exponents that fit them best.
     """
     for item, memory in (("criss_cross", False), ("pam", True)):
-        rows = list(peers.compare([item], setting, sizes=sizes, modes=["eval"], repeat=repeat, memory=memory))
+        options = {"repeat": repeat, "memory": memory, "alone": alone}
+        rows = list(peers.compare([item], setting, sizes=sizes, modes=["eval"], **options))
         found = []
         for side in ("theirs", "ours"):
             values = [getattr(row, f"{side}_mib" if memory else side) for row in rows]

@@ -1,8 +1,8 @@
 """Pairs to compare: mmseg's module and ours, with the same weights and on the same inputs."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -46,6 +46,9 @@ MODULES: dict[str, tuple[str, dict[str, Any], str]] = {
         "",
     ),
 }
+# maps between all positions that mmseg's module holds, in eval and in training
+HELD = {"pam": (2, 3), "non_local": (2, 3), "psa": (0.4, 0.6)}
+NAMES = {"ANLHead": "ANNHead"}  # ours that mmseg calls something else
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
@@ -90,7 +93,7 @@ class Side:
         for module in self.modules:
             module.train(train)
         half = setting.dtype in (torch.bfloat16, torch.float16)
-        precision = torch.autocast(setting.device.partition(":")[0], setting.dtype, enabled=half)
+        precision = torch.autocast(setting.device.partition(":")[0], setting.dtype) if half else nullcontext()
         with torch.set_grad_enabled(train), precision:
             out = list(flat(self.call(*inputs)))
         if not train:
@@ -107,12 +110,21 @@ class Side:
 
 @dataclass(frozen=True)
 class Pair:
-    """mmseg's implementation and ours, and what both are called with."""
+    """mmseg's implementation and ours, and what both are called with.
 
-    theirs: Side
+    Attributes:
+        theirs: None where mmseg has no such thing.
+        ours: Ours.
+        inputs: Of both.
+        modes: In which they can be measured.
+        held: Maps between all positions that mmseg's holds at its peak, in eval and in training.
+    """
+
+    theirs: Side | None
     ours: Side
     inputs: tuple[Any, ...] = ()
-    modes: tuple[str, ...] = field(default=("eval", "train"))
+    modes: tuple[str, ...] = ("eval", "train")
+    held: tuple[float, float] = (0, 0)
 
 
 def flat(values: Any) -> Iterable[Tensor]:
@@ -287,7 +299,7 @@ def module_pair(item: str, setting: Setting) -> Pair:
                 setattr(head, layer, nn.Identity())
             head.dropout = None
         sides = [Side(lambda x, head=head: head([x]), [head]) for head in heads]
-        return Pair(*sides, maps(512))
+        return Pair(*sides, maps(512), held=HELD["psa"])
     blocks = [head.get_submodule(path) for head in heads]
     if item == "ocr":
         theirs, ours = heads
@@ -296,4 +308,4 @@ def module_pair(item: str, setting: Setting) -> Pair:
         sides = Side(lambda x, p: block(x, gather(x, p)), [block]), Side(ours.object_context_block, [blocks[1]])
         return Pair(*sides, (x, guess))
     channels = (1024, 2048) if item == "afnb" else (512,)
-    return Pair(*(Side(block, [block]) for block in blocks), maps(*channels))
+    return Pair(*(Side(block, [block]) for block in blocks), maps(*channels), held=HELD.get(item, (0, 0)))

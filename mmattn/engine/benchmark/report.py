@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmattn.cli import UserError
+from mmattn.engine import guide
 from mmattn.engine.benchmark.bars import BARS, Bar
 
 
@@ -25,6 +26,11 @@ class Row:
         theirs_mib: Peak of extra memory; None where it was not measured or the process ended.
         ours_mib: Ours.
         difference: Largest relative difference between both.
+        parameters: Learned numbers.
+        theirs_macs: Multiplications with an addition of one call of mmseg's, in training with its gradient.
+        macs: Ours.
+        theirs_iqr: How far the middle half of the samples of mmseg's reaches, in seconds.
+        ours_iqr: Ours.
         note: What the numbers do not say; with no times, why there are none.
     """
 
@@ -38,6 +44,11 @@ class Row:
     theirs_mib: float | None = None
     ours_mib: float | None = None
     difference: float | None = None
+    parameters: int | None = None
+    theirs_macs: int | None = None
+    macs: int | None = None
+    theirs_iqr: float | None = None
+    ours_iqr: float | None = None
     note: str = ""
 
     @property
@@ -66,21 +77,48 @@ def missed(row: Row) -> list[str]:
     return found
 
 
+HEADS = (
+    ("item", "---"),
+    ("mode", "---"),
+    ("map", "---"),
+    ("parameters", "---:"),
+    ("mmseg MACs", "---:"),
+    ("our MACs", "---:"),
+    ("mmseg ms (IQR)", "---:"),
+    ("ours ms (IQR)", "---:"),
+    ("ratio", "---:"),
+    ("bar", "---:"),
+    ("mmseg MiB", "---:"),
+    ("ours MiB", "---:"),
+    ("", "---"),
+)
+
+
 def table(rows: Sequence[Row]) -> str:
-    """Markdown, a line for each row, losses as plainly as wins."""
-    lines = [
-        "| item | mode | map | mmseg ms | ours ms | ratio | bar | mmseg MiB | ours MiB | |",
-        "|---|---|---|" + "---:|" * 6 + "---|",
-    ]
-    for row in rows:
-        cells = [row.item, row.mode, _size(row), _ms(row.theirs), _ms(row.ours)]
-        cells += [f"{row.ratio:.2f}x" if row.ratio else "-", _bar(row.bar), _mib(row.theirs_mib), _mib(row.ours_mib)]
-        short = missed(row)
-        cells.append(
-            "; ".join([*([f"misses the bar in {' and '.join(short)}"] if short else []), *filter(None, [row.note])])
-        )
-        lines.append(f"| {' | '.join(cells)} |")
+    """Markdown, a line for each row, losses as plainly as wins; columns that say nothing are left out."""
+    cells = [_cells(row) for row in rows]
+    kept = [i for i, (head, _) in enumerate(HEADS) if not head or any(line[i] != "-" for line in cells)]
+    lines = [f"| {' | '.join(line[i] for i in kept)} |" for line in ([head for head, _ in HEADS], *cells)]
+    lines.insert(1, f"|{'|'.join(HEADS[i][1] for i in kept)}|")
     return "\n".join(lines) + "\n"
+
+
+def _cells(row: Row) -> list[str]:
+    short = missed(row)
+    says = [f"misses the bar in {' and '.join(short)}" if short else "", row.note]
+    return [
+        row.item,
+        row.mode,
+        _size(row),
+        *("-" if count is None else guide.short(count) for count in (row.parameters, row.theirs_macs, row.macs)),
+        _ms(row.theirs, row.theirs_iqr),
+        _ms(row.ours, row.ours_iqr),
+        f"{row.ratio:.2f}x" if row.ratio else "-",
+        _bar(row.bar),
+        _mib(row.theirs_mib),
+        _mib(row.ours_mib),
+        "; ".join(filter(None, says)),
+    ]
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -109,10 +147,11 @@ def _size(row: Row) -> str:
     )
 
 
-def _ms(seconds: float | None) -> str:
+def _ms(seconds: float | None, iqr: float | None) -> str:
     if seconds is None:
         return "-"
-    return f"{1e3 * seconds:.{0 if seconds >= 0.1 else 1 if seconds >= 0.01 else 3}f}"
+    digits = 0 if seconds >= 0.1 else 1 if seconds >= 0.01 else 3
+    return f"{1e3 * seconds:.{digits}f}" + ("" if iqr is None else f" ({1e3 * iqr:.{digits}f})")
 
 
 def _mib(mib: float | None) -> str:

@@ -19,9 +19,8 @@ from mmengine.runner import Runner
 
 from mmattn.cli import UserError
 from mmattn.engine import config
-from mmattn.engine.benchmark.measure import apart, forget_peak, peak
+from mmattn.engine.benchmark.measure import apart, forget_peak, peak, told
 from mmattn.engine.benchmark.pairs import fill, mmseg_can_build
-from mmattn.engine.benchmark.peers import told
 from mmattn.engine.benchmark.report import Row
 from mmattn.engine.benchmark.stages import STRIDE, street
 from mmattn.engine.evaluate import TRAINING, evaluate
