@@ -167,6 +167,14 @@ def test_classes_that_contradict_themselves(text: str, complaint: str, tmp_path:
         load_config(own)
 
 
+def test_a_base_speaks_of_every_head_of_a_cascade() -> None:
+    cfg = load_config(named("ocrnet_r50"), base=["camvid_240x180"])
+    assert [(head.type, head.channels) for head in cfg.model.decode_head] == [("FCNHead", 256), ("OCRHead", 256)]
+    assert [head.loss_decode.loss_weight for head in cfg.model.decode_head] == [0.4, 1.0]
+    assert all(len(head.loss_decode.class_weight) == 11 for head in cfg.model.decode_head)
+    assert cfg.model.auxiliary_head is None
+
+
 def test_mobilenet_under_any_head() -> None:
     for config in ("ccnet_r50", "anlnet_r50", "ocrnet_hr18"):
         cfg = load_config(named(config), base=["mobilenetv2"])

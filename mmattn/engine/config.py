@@ -101,7 +101,10 @@ def base_file(name: str | Path) -> Path:
 
 
 def lay_over(cfg: Config, other: Config) -> None:
-    """Merge ``other.model`` into the config's, and put every other key of ``other`` in the place of the config's."""
+    """Merge ``other.model`` into the config's, and put every other key of ``other`` in the place of the config's.
+
+    What ``other`` says of a head holds for each where the config has several, and for none where it has None.
+    """
     for key, value in other.items():
         if key != "model":
             cfg[key] = value
@@ -110,11 +113,21 @@ def lay_over(cfg: Config, other: Config) -> None:
             if str(node.get("type")).endswith("DataPreProcessor"):
                 node.pop("size", None)
     if "model" in other:
-        cfg.merge_from_dict({"model": other.model})
+        cfg.merge_from_dict({"model": _to_every_head(cfg.get("model") or {}, other.model)})
         if "backbone" in other.model:
             init_default_scope(cfg.default_scope)
             with clear_registry_errors(cfg):
                 fit_heads(cfg.model)
+
+
+def _to_every_head(model: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes that speak of one head, spread over what the model has."""
+    changes = dict(changes)
+    for key in ("decode_head", "auxiliary_head"):
+        change, heads = changes.get(key), model.get(key, {})
+        if isinstance(change, dict) and "type" not in change and not isinstance(heads, dict):
+            changes[key] = {str(i): change for i in range(len(heads))} if heads else heads
+    return changes
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
