@@ -402,6 +402,9 @@ def _apply(cfg: Config, options: Mapping[str, Any]) -> None:
             for _, node in walk(cfg.model):
                 if "size" in node and str(node.get("type")).endswith("DataPreProcessor"):
                     node["size"] = _pair(value)
+    iters_asked = options.get("train_cfg.max_iters", 1)
+    if not isinstance(iters_asked, int) or iters_asked < 1:
+        raise UserError(f"--cfg-options train_cfg.max_iters={iters_asked}: expected a whole number from 1 on")
     if "train_cfg.max_iters" in options and not any(key.startswith("param_scheduler") for key in options):
         _follow(cfg, iters)
 
