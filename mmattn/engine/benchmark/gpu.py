@@ -142,6 +142,9 @@ def module(item: str, mode: str, setting: Setting) -> Found:
             sides["triton"] = (ours, True)
         except DifferentError as error:
             note = f"Triton not timed, as it differs: {error}"
+        except Exception as error:  # a kernel that does not compile must not cost the others their time
+            traceback.print_exc()
+            note = f"Triton not timed: {type(error).__name__}: {error}".partition("\n")[0]
     return _found(item, mode, setting, sides, replay=item in REPLAYED and not train, note=note)
 
 

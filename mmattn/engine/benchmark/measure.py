@@ -22,6 +22,7 @@ from mmattn.cli import UserError
 
 T = TypeVar("T")
 SHORT = 0.02  # seconds that one sample takes at least
+LONG = 1.0  # seconds of a call that need not be warmed up twice
 MIB = 2**20
 PACKAGES = ("mmattn", "onedl-mmengine", "onedl-mmcv", "onedl-mmsegmentation", "mmengine", "mmcv-lite", "mmsegmentation")
 
@@ -61,7 +62,9 @@ def alternate(calls: Sequence[Callable[[], object]], repeat: int, device: str = 
     counts = []
     for call in calls:
         first = clock(call, 1)
-        counts.append(1 if first > 50 * SHORT else max(1, round(SHORT / max(clock(call, 1), 1e-9))))
+        if first < LONG or device.startswith("cuda"):  # where the first call loads and compiles
+            first = clock(call, 1)
+        counts.append(max(1, round(SHORT / max(first, 1e-9))))
     samples: list[list[float]] = [[] for _ in calls]
     for _ in range(repeat):
         for call, count, found in zip(calls, counts, samples, strict=True):

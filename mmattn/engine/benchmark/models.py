@@ -264,7 +264,7 @@ def scaling(
         The rows of one item, and the exponents that fit them best.
     """
     for item, memory in (("criss_cross", False), ("pam", True)):
-        options = {"repeat": repeat, "memory": memory, "alone": alone}
+        options = {"repeat": repeat, "memory": memory, "time": not memory, "alone": alone}
         rows = list(peers.compare([item], setting, sizes=sizes, modes=["eval"], **options))
         found = []
         for side in ("theirs", "ours"):
