@@ -1,4 +1,4 @@
-"""The disk is full for a while: a file system of its own (as root), or a limit on the size of files."""
+"""The disk fills up before a checkpoint, then has room again: a small file system as root, else a limit on files."""
 
 import os
 import shutil
@@ -14,13 +14,11 @@ LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({}, resourc
 
 
 def fault(stage: Stage) -> str:
-    """A disk that is full when a checkpoint is due, and has room again later."""
+    """A full disk."""
     if os.geteuid() == 0:
-        how = "a file system of its own"
         with _small_disk(stage.folder / "full"):
             said = stage.train("full", plan={EVERY: FILL, 2 * EVERY: "os.remove('full/ballast')"})
     else:
-        how = "a limit on files"
         plan = {EVERY: LIMIT.format(200_000), 2 * EVERY: LIMIT.format("resource.RLIM_INFINITY")}
         said = stage.train("full", plan=plan)
     expect(f"iter_{2 * EVERY}.pth could not be saved" in said, f"it was not said:\n{said[-3000:]}")
@@ -28,7 +26,7 @@ def fault(stage: Stage) -> str:
     expect(stage.saved("full") == [3 * EVERY, 4 * EVERY], f"saved: {stage.saved('full')}")
     stage.train("once")
     expect(same(stage.state("once"), stage.state("full")), "the training ended differently")
-    return f"{how}: said, the checkpoint before whole, training went on and saved the next one. Lost: one checkpoint"
+    return "said; the checkpoint before is whole, training went on and saved the next one. Lost: one checkpoint"
 
 
 @contextmanager

@@ -1,10 +1,10 @@
-"""``kill -9`` in mid-training, twice, then ``--resume``."""
+"""``kill -9`` in mid-training, twice, and ``--resume`` after each."""
 
 from stage import EVERY, Stage, expect, play, same
 
 
 def fault(stage: Stage) -> str:
-    """kill -9 in mid-training."""
+    """A killed process."""
     for step in (EVERY, 2 * EVERY):
         stage.kill(stage.start("killed", "--resume"), lambda step=step: step in stage.saved("killed"))
     stage.train("killed", "--resume")

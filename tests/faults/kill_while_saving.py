@@ -1,10 +1,10 @@
-"""``kill -9`` while a checkpoint is being written, then ``--resume``."""
+"""``kill -9`` while a checkpoint is half written, then ``--resume``."""
 
 from stage import EVERY, Stage, expect, play, same
 
 
 def fault(stage: Stage) -> str:
-    """kill -9 while a checkpoint is being written."""
+    """A process that is killed while it saves."""
     slow = "import os, time; sync = os.fsync; os.fsync = lambda file: (time.sleep(0.5), sync(file))"  # to hit it surely
     half = stage.folder / "killed" / f".iter_{2 * EVERY}.pth.part"
     stage.kill(stage.start("killed", first=slow), half.is_file)

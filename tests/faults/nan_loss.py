@@ -1,4 +1,4 @@
-"""A batch whose loss is not finite: the training stops; then it goes on without such batches."""
+"""A layer's output is infinite in one iteration; the training is resumed with ``--on-nan skip``."""
 
 from stage import EVERY, Stage, expect, play
 
@@ -15,7 +15,7 @@ class Poison(Hook):
 
 
 def fault(stage: Stage) -> str:
-    """A batch whose loss is not finite."""
+    """A loss that is not finite."""
     hook = stage.folder / "hook.py"
     hook.write_text("custom_hooks = [dict(type='Poison')]")
     stage.base.append(str(hook))

@@ -1,4 +1,4 @@
-"""The file system turns read-only and stays so until the end. Needs root, to mount one."""
+"""The file system of the checkpoints turns read-only and stays so until the end. Needs root, to mount one."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from stage import EVERY, Stage, expect, play, same
 
 
 def fault(stage: Stage) -> str:
-    """A file system that turns read-only and stays so. Needs root."""
+    """A read-only file system."""
     if os.geteuid() != 0:
         sys.exit("needs root, to mount a file system")
     disk = stage.folder / "fixed"
@@ -30,9 +30,7 @@ def fault(stage: Stage) -> str:
     shutil.rmtree(refuge.parent)
     stage.train("once")
     expect(same(stage.state("once"), stage.state("fixed")), "the training ended differently")
-    return (
-        f"said at each interval; the last state went to {refuge.parent.parent}, exit code 2 says where. Lost: nothing"
-    )
+    return "said at each interval; the last state went to the temporary files, exit code 2 says where. Lost: nothing"
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def play(name: str) -> tuple[str, str]:
             said = " ".join(str(end.code)[:300].split())
             outcome = "left out" if said.startswith("needs ") else "failed"
     happened, _, lost = said.partition(". Lost: ")
-    fault, made = (text.strip().removesuffix(".") for text in (module.fault.__doc__, module.__doc__))
+    fault, made = (text.strip().removesuffix(".").replace("``", "`") for text in (module.fault.__doc__, module.__doc__))
     return f"| {fault} | {made} | {happened} | {lost} | `{name}` |\n", outcome
 
 

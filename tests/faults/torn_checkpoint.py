@@ -4,7 +4,7 @@ from stage import EVERY, Stage, expect, play, same
 
 
 def fault(stage: Stage) -> str:
-    """The newest checkpoint is damaged after it was written."""
+    """A damaged checkpoint."""
     stage.kill(stage.start("torn"), lambda: 2 * EVERY in stage.saved("torn"))
     newest = stage.folder / "torn" / f"iter_{2 * EVERY}.pth"
     newest.write_bytes(newest.read_bytes()[:-1000])

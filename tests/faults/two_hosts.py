@@ -1,4 +1,4 @@
-"""Two hosts, in network namespaces, train together; one of them dies and comes back. Needs root, to make them."""
+"""One of two hosts, in network namespaces, dies with all its processes and comes back. Needs root, to make them."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ runpy.run_path({tool!r}, run_name="__main__")
 
 
 def fault(stage: Stage) -> str:
-    """One of two hosts dies and comes back. Needs root."""
+    """A host that dies."""
     if os.geteuid() != 0:
         sys.exit("needs root, to make network namespaces")
     tool = str(TESTS.parent / "tools" / "train.py")

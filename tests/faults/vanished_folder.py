@@ -4,7 +4,7 @@ from stage import EVERY, Stage, expect, play, same
 
 
 def fault(stage: Stage) -> str:
-    """A folder that is gone when a checkpoint is due, and back later."""
+    """A folder that vanishes."""
     back = "assert not os.path.exists('lost'); os.rename('away', 'lost')"  # nothing was made in its place
     said = stage.train("lost", plan={EVERY: "os.rename('lost', 'away')", 2 * EVERY: back})
     expect(f"iter_{2 * EVERY}.pth could not be saved: No such file" in said, f"it was not said:\n{said[-3000:]}")
