@@ -28,6 +28,8 @@ EXPECTED = (
     (int | float, int | float | list | tuple, "a number"),
     (Mapping, Mapping, "a dict"),
 )
+# what is a text, though it may look like a number
+PATHS = {"data_root", "img_path", "seg_map_path", "ann_file", "img_suffix", "seg_map_suffix", "work_dir", "load_from"}
 LABELS = "LoadAnnotations"
 IMAGES = "LoadImageFromFile"
 
@@ -140,7 +142,8 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         try:
-            options[key] = DictAction._parse_iterable(value)
+            named = key.rpartition(".")[2] in PATHS and value != "None"
+            options[key] = value if named else DictAction._parse_iterable(value)
         except AssertionError as error:
             raise UserError(f"--cfg-options {pair}: {error}") from error
         if not (key and equals):
