@@ -26,7 +26,7 @@ LAUNCHERS = {
         "LOCAL_RANK",
     ),
     "slurm": (
-        ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST"),
+        ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NODELIST"),
         "srun --ntasks=2 python tools/train.py CONFIG --launcher slurm",
         "SLURM_LOCALID",
     ),
@@ -49,21 +49,19 @@ def expect_launcher(name: str) -> None:
     """
     if name == "none":
         if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise UserError(
-                "torchrun started several processes, each of which would work alone: add --launcher pytorch"
-            )
+            raise UserError("torchrun started several processes, which would each work alone: add --launcher pytorch")
         return
     variables, example, local = LAUNCHERS[name]
     missing = [variable for variable in variables if variable not in os.environ]
     if missing:
-        raise UserError(f"--launcher {name}, but {', '.join(missing)} is not set; start with\n  {example}")
+        raise UserError(f"--launcher {name}, but the environment has no {', '.join(missing)}; start with\n  {example}")
     if name == "slurm" and "MASTER_ADDR" not in os.environ and not shutil.which("scontrol"):
         raise UserError("--launcher slurm: there is no scontrol to ask for the first host; set MASTER_ADDR to its name")
     if local in os.environ:
         os.environ["LOCAL_RANK"] = os.environ[local]  # from where mmengine takes the GPU
     number, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
     if torch.cuda.is_available() and number >= gpus:
-        raise UserError(f"process {number + 1} of this machine has no GPU, of which there are {gpus}: start {gpus}")
+        raise UserError(f"this machine has more processes than GPUs: start {gpus} on it")
 
 
 def first_of_machine() -> bool:
