@@ -5,10 +5,12 @@ exception is a mistake of ours and keeps its traceback.
 """
 
 import logging
+import re
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable
 from io import TextIOWrapper
+from pathlib import Path
 from typing import NoReturn
 
 
@@ -27,6 +29,14 @@ class HarmlessRecord(logging.LogRecord):
 def harmless(name: str) -> str:
     """A name out of the data as a terminal may show it: control characters and the like are spelt out."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
+
+
+def as_typed(text: str) -> str:
+    """Commands as they are typed here: ``python -m mmattn.tools.train`` where mmattn was installed without a clone."""
+    if not Path(__file__).with_name("tools").is_dir():
+        return text
+    text = re.sub(r"(python|nproc_per_node=\d+) tools/(\w+)\.py", r"\1 -m mmattn.tools.\2", text)
+    return text.replace('".[mmseg]"', '"mmattn[mmseg]"')
 
 
 def offer_trust(parser: ArgumentParser) -> None:
@@ -59,7 +69,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     try:
         code = main()
     except UserError as error:
-        first, *more = map(harmless, str(error).split("\n"))
+        first, *more = map(harmless, as_typed(str(error)).split("\n"))
         print("\n".join([f"error: {first}", *(f"  {line.strip()}" for line in more)]), file=sys.stderr)
         code = 2
     except KeyboardInterrupt:

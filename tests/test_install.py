@@ -47,8 +47,12 @@ def test_plain_install_brings_torch_and_numpy_alone(package: dict) -> None:
 
 
 def test_every_module_is_packaged(package: dict) -> None:
-    folders = {path.parent.relative_to(REPO).as_posix().replace("/", ".") for path in REPO.glob("mmattn/**/*.py")}
-    assert set(package["packages"]) == folders
+    def folders(pattern: str) -> set[str]:
+        return {path.parent.relative_to(REPO).as_posix().replace("/", ".") for path in REPO.glob(pattern)}
+
+    beside = folders("tools/*.py") | folders("configs/**/*.py")
+    assert set(package["packages"]) == folders("mmattn/**/*.py") | {f"mmattn.{name}" for name in beside}
+    assert package["package_dir"] == {f"mmattn.{name}": name for name in ("tools", "configs")}
 
 
 def test_extras_ask_for_what_the_check_asks_for(package: dict) -> None:

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmattn.cli import UserError, run
+from mmattn.cli import UserError, as_typed, run
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = """examples:
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmattn.layers.tap import KINDS
 
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, epilog=as_typed(EXAMPLES), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("name", nargs="?", help="one mechanism, CrissCross or criss_cross")
     parser.add_argument("--kind", choices=KINDS, help="only what shows a map of this kind")
@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmattn.engine import guide
 
     if args.write:
+        if not (ROOT / "README.md").is_file():
+            raise UserError(f"there is no {ROOT / 'README.md'}: --write works in a clone of the repository")
         guide.write(ROOT)
     elif args.name:
         known = {name: entry for entry in entries() for name in (entry.name, entry.cls.__name__)}

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmattn.cli import UserError, harmless, run
+from mmattn.cli import UserError, as_typed, harmless, run
 
 EXPLAINED = """found, with file names:
   errors     images or labels that are missing, cut off or damaged; of different size; labels in colour or of more than
@@ -27,7 +27,7 @@ examples:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXPLAINED, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, epilog=as_typed(EXPLAINED), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", type=Path, help="config file")
     parser.add_argument("--base", nargs="+", default=[], help="files of configs/_base_ to lay over the config")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmattn.cli import UserError, run
+from mmattn.cli import UserError, as_typed, run
 
 EXAMPLES = """examples:
   python tools/compare.py configs/fcn_r50.py configs/ccnet_r50.py configs/danet_r50.py --seeds 3 --budget 40000
@@ -27,7 +27,7 @@ def from_1(text: str) -> int:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, epilog=as_typed(EXAMPLES), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("configs", nargs="*", metavar="CONFIG", help="config files")
     parser.add_argument("--seeds", type=from_1, default=3, help="trainings of each, seeds 0, 1, ... (default: 3)")
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     stack.check()
     from mmattn.engine.compare.comparison import compare
 
-    typed = shlex.join(["python", "tools/compare.py", *(sys.argv[1:] if argv is None else argv)])
+    typed = as_typed(shlex.join(["python", "tools/compare.py", *(sys.argv[1:] if argv is None else argv)]))
     options = [*args.cfg_options, *([f"train_cfg.max_iters={args.budget}"] if args.budget else [])]
     compare(
         args.configs,

@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmattn.cli import UserError, offer_trust, run
+from mmattn.cli import UserError, as_typed, offer_trust, run
 
 EXAMPLES = """examples:
   python tools/export.py configs/ccnet_r50.py work_dirs/ccnet_r50/iter_40000.pth ccnet.onnx
@@ -33,7 +33,7 @@ def size(text: str) -> tuple[int, int]:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, epilog=as_typed(EXAMPLES), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", type=Path, help="config file")
     parser.add_argument("checkpoint", help="checkpoint file or URL")

@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmattn.cli import UserError, harmless, run
+from mmattn.cli import UserError, as_typed, harmless, run
 
 EXAMPLES = """examples:
   python tools/prepare_data.py cityscapes data/cityscapes
@@ -20,7 +20,7 @@ SHOWN = 20  # problems printed one by one
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, epilog=as_typed(EXAMPLES), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     datasets = parser.add_subparsers(dest="dataset", required=True)
     cityscapes = datasets.add_parser(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmattn.cli import UserError, run
+from mmattn.cli import UserError, as_typed, run
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = """examples:
@@ -16,16 +16,18 @@ EXAMPLES = """examples:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, epilog=as_typed(EXAMPLES), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true", help="write nothing")
     args = parser.parse_args(argv)
+    readme = ROOT / "README.md"
+    if not readme.is_file():
+        raise UserError(f"there is no {readme}: tables are written in a clone of the repository")
     from mmattn import stack
 
     stack.check()
     from mmattn.engine.costs import heads_table
 
-    readme = ROOT / "README.md"
     old = readme.read_text()
     table = heads_table(ROOT / "configs")
     new = re.sub(r"(?<=<!-- heads -->\n).*?(?=<!-- end -->)", lambda _: table, old, flags=re.DOTALL)

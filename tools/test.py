@@ -5,7 +5,7 @@ import argparse
 import os
 from pathlib import Path
 
-from mmattn.cli import UserError, offer_trust, run
+from mmattn.cli import UserError, as_typed, offer_trust, run
 
 EXAMPLES = """examples:
   python tools/test.py configs/ccnet_r50.py work_dirs/ccnet_r50/iter_40000.pth
@@ -18,7 +18,7 @@ EXAMPLES = """examples:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, epilog=as_typed(EXAMPLES), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", help="config file")
     parser.add_argument("checkpoint", help="checkpoint file or URL")

@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Sequence
 
-from mmattn.cli import offer_trust, run
+from mmattn.cli import as_typed, offer_trust, run
 
 EXAMPLES = """examples:
   python tools/train.py configs/ccnet_r50.py
@@ -19,7 +19,7 @@ Without data at data/cityscapes, and with none chosen, it trains on the built-in
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, epilog=as_typed(EXAMPLES), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", help="config file")
     parser.add_argument("--work-dir", help="where logs and checkpoints go (default: work_dirs/<name of the config>)")
@@ -87,9 +87,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if outcome.checkpoint:
         model = [str(outcome.config), str(outcome.checkpoint)]
         print(f"checkpoint: {outcome.checkpoint}")
-        print(f"test it:    {shlex.join(['python', 'tools/test.py', *model])}")
+        print(as_typed(f"test it:    {shlex.join(['python', 'tools/test.py', *model])}"))
         if outcome.image and str(outcome.image).isprintable():
-            print(f"look at it: {shlex.join(['python', 'tools/visualize.py', *model, str(outcome.image)])}")
+            print(as_typed(f"look at it: {shlex.join(['python', 'tools/visualize.py', *model, str(outcome.image)])}"))
 
 
 if __name__ == "__main__":

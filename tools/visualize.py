@@ -5,7 +5,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mmattn.cli import offer_trust, run
+from mmattn.cli import as_typed, offer_trust, run
 
 EXAMPLES = """examples:
   python tools/visualize.py configs/ccnet_r50.py work_dirs/ccnet_r50/iter_40000.pth street.png
@@ -41,7 +41,7 @@ def within(low: float, high: float) -> Callable[[str], float]:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, epilog=as_typed(EXAMPLES), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", type=Path, help="config file")
     parser.add_argument("checkpoint", help="checkpoint file or URL")

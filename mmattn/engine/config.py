@@ -6,6 +6,7 @@ import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ import mmattn.registry
 from mmattn.cli import UserError
 from mmattn.engine import weights
 
-# of the repository that this file is in, or, when mmattn was installed out of it, of the one that the tools run in
-BASES = (Path(__file__).parents[2] / "configs" / "_base_", Path("configs", "_base_"))
+# the configs that come with mmattn: inside the installed package, or beside it in the repository
+BUNDLED = Path(__file__).parents[1] / "configs"
+CONFIGS = BUNDLED if BUNDLED.is_dir() else Path(__file__).parents[2] / "configs"
+BASES = (CONFIGS / "_base_", Path("configs", "_base_"))
 # what an option may put in the place of a value of the config
 EXPECTED = (
     (bool, bool | int, "True or False"),
@@ -40,7 +43,7 @@ def load_config(
     """Read a config, lay base files over it, then the options of the command line.
 
     Args:
-        path: The config file.
+        path: The config file, or as :func:`find` takes it.
         options: As of ``--cfg-options``: ``{"key.to.value": value}``, or strings ``key.to.value=value``. ``data_root``
             and ``crop_size`` reach every place that uses them; a schedule follows ``train_cfg.max_iters``.
         base: Files to lay over the config: a path, or a name in ``configs/_base_``. ``model`` is merged into the
@@ -77,15 +80,29 @@ def read(path: str | Path) -> Config:
     Raises:
         UserError: It is missing, or does not load.
     """
-    path = Path(path)
+    path = find(path)
     if not path.is_file():
         near = difflib.get_close_matches(path.stem, [p.stem for p in path.parent.glob("*.py")], n=1)
-        hint = f"; did you mean {path.with_name(near[0] + '.py')}?" if near else ""
+        near = [str(path.with_name(f"{name}.py")) for name in near]
+        near = near or difflib.get_close_matches(path.stem, [p.stem for p in CONFIGS.glob("*.py")], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"there is no config file {path}{hint}")
     try:
         return Config.fromfile(path)
     except Exception as error:  # the file is the user's program: whatever it raises is a mistake in it
         raise UserError(f"{path} does not load: {type(error).__name__}: {error}") from error
+
+
+def find(path: str | Path) -> Path:
+    """A config by its path or, where there is no such file, by its name among those that come with mmattn.
+
+    ``ccnet_r50``, ``configs/ccnet_r50.py`` and ``attention/senet_r50`` work in any folder. The path itself when there
+    is neither.
+    """
+    path = Path(path)
+    name = path if path.suffix == ".py" else Path(f"{path}.py")
+    ours = CONFIGS / (name.relative_to("configs") if name.parts[0] == "configs" else name)
+    return ours if ours.is_file() and not path.is_file() else path
 
 
 def base_file(name: str | Path) -> Path:
@@ -333,6 +350,17 @@ def check_optimizer(cfg: Config) -> None:
     name = (cfg.optim_wrapper.get("optimizer") or {}).get("type")
     if isinstance(name, str) and mmattn.registry.OPTIMIZERS.get(name) is None:
         raise UserError(_unknown_type(cfg, name, "optimizer"))
+
+
+def check_backends(cfg: Config) -> None:
+    """Look for TensorBoard before MMEngine does, at the first number that it logs.
+
+    Raises:
+        UserError: The visualizer writes for it, and it is not installed.
+    """
+    for key, node in walk(cfg.get("visualizer"), "visualizer"):
+        if str(node.get("type")).endswith("TensorboardVisBackend") and find_spec("tensorboard") is None:
+            raise UserError(f"{key} is {node['type']}, and TensorBoard is missing: pip install tensorboard")
 
 
 def _unknown_name(error: KeyError) -> tuple[str, str] | None:

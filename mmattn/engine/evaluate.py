@@ -63,11 +63,12 @@ def prepare(
     drawn = Path(config.read(config.base_file("sample")).data_root)
     recorded = str((read_checkpoint(checkpoint).get("meta") or {}).get("cfg"))  # text; it is searched, never run
     if re.search(rf"data_root=['\"]{drawn}", recorded) and CITYSCAPES in _roots(cfg):
-        written = Path(checkpoint).with_name(Path(path).name)
+        written = Path(checkpoint).with_name(Path(cfg.filename).name)
         if not written.is_file():
             raise UserError(f"{checkpoint} was trained on the built-in sample: test it with the config of its training")
         print(f"{checkpoint} was trained on the built-in sample: testing it there, with {written}", flush=True)
         cfg = config.load_config(written, options, base)
+    config.check_backends(cfg)
     if drawn in _roots(cfg):
         sample.ensure(drawn)
     cfg.launcher = launcher

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mmattn.cli import UserError, harmless
+from mmattn.engine.config import find
 from mmattn.visualization.look import draw
 from mmattn.visualization.options import PLAIN, Options
 from mmattn.visualization.scene import Point
@@ -104,6 +105,7 @@ def folder_of(config: Path, checkpoint: str) -> Path:
 
 def config_of(config: Path, checkpoint: str) -> Path:
     """The config that the checkpoint was trained with, which training leaves beside it under the config's name."""
+    config = find(config)
     beside = Path(checkpoint).parent / config.name
     if not Path(checkpoint).is_file() or not beside.is_file() or not config.is_file() or beside.samefile(config):
         return config

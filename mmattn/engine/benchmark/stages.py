@@ -27,7 +27,7 @@ from mmattn.engine import config
 from mmattn.engine.benchmark.pairs import Pair, Setting, Side
 from mmattn.evaluation.metrics import IoUMetric
 
-CONFIG = config.BASES[0].parent / "ccnet_r50.py"
+CONFIG = config.CONFIGS / "ccnet_r50.py"
 STRIDE = 8  # pixels of the image for each position of the map
 CLASSES = 19
 DRAWS = 8  # of the augmentation, one image each

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config, ConfigDict
 
+from mmattn.cli import as_typed
 from mmattn.engine import config
 from mmattn.engine.doctor.findings import FORMULA, Finding, class_weights
 from mmattn.engine.doctor.splits import Split
@@ -173,11 +174,11 @@ def to_paste(remedy: Remedy, path: Path, base: Sequence[str], options: Sequence[
     """
     heading = f"{remedy.why[0].upper()}{remedy.why[1:]}:"
     if remedy.command:
-        return f"{heading}\n\n{remedy.command}"
+        return as_typed(f"{heading}\n\n{remedy.command}")
     name = _free_name()
     files = [config.base_file(each) for each in base]
     data = next((file for file in reversed(files) if "train_dataloader" in config.read(file)), None)
-    text, more = paste(remedy.settings, data or path)
+    text, more = paste(remedy.settings, data or config.find(path))
     base, start = list(base), str(path)
     if text and data:
         base[files.index(data)] = name
@@ -188,7 +189,7 @@ def to_paste(remedy: Remedy, path: Path, base: Sequence[str], options: Sequence[
     command += ["--cfg-options", *options] if options else []
     first = f"# run once\n{remedy.code}\n" if remedy.code else ""
     saved = f"# save as {name}\n{text}\n" if text else ""
-    return f"{heading}\n\n{first}{saved}{shlex.join(command)}"
+    return as_typed(f"{heading}\n\n{first}{saved}{shlex.join(command)}")
 
 
 def _free_name() -> str:
