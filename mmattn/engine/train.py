@@ -90,6 +90,7 @@ def prepare(
     chosen = any(CHOOSES_DATA.search(key) for key in options)
     chosen |= any("train_dataloader" in config.read(config.base_file(name)) for name in base)
     missing = launcher == "none" and not chosen and datacheck.nothing_configured(cfg)
+    config.check_backends(cfg)
     stem = cfg.get("work_dir") or f"work_dirs/{Path(path).stem}"
     cfg.work_dir = work_dir or (f"{stem}_sample" if asked or missing else stem)
     if asked or missing:
