@@ -29,7 +29,7 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
-from mmattn.cli import UserError
+from mmattn.cli import UserError, as_typed
 from mmattn.datasets.prepare import Report, in_parallel
 from mmattn.datasets.promises import Promise
 
@@ -336,4 +336,4 @@ def _say(kind: str, line: str) -> None:
     """A warning of each kind once in a process."""
     if kind not in _said:
         _said.add(kind)
-        print_log(line, "current", logging.WARNING)
+        print_log(as_typed(line), "current", logging.WARNING)
