@@ -229,7 +229,7 @@ def test_the_tool_writes_numbers_and_a_figure(
 
 
 def test_a_model_without_attention_has_nothing_to_analyze(city: Path) -> None:
-    with pytest.raises(UserError, match="no attention to analyze; add"):
+    with pytest.raises(UserError, match="no attention to show; add"):
         analyze.analyze(small(city, "fcn_r50"))
 
 

@@ -200,6 +200,14 @@ def test_regions_can_be_left_out(page: Any, maps: dict[str, list[Record]]) -> No
     assert_close(found, record.weights()[0, [0, 2]].sum(0))
 
 
+def test_a_region_that_nobody_chose_is_forgotten(page: Any, maps: dict[str, list[Record]]) -> None:
+    (record,) = maps["regions"]
+    choose(page, "regions", "attended")
+    choose(page, "regions", "row")
+    found, (y, x) = row(page)
+    assert_close(found, record.row(y, x)[0, 0])
+
+
 def test_gates_masks_and_channels(page: Any) -> None:
     for name, view, expected in [
         ("gate", "mean", PLANES[0].mean(0)),
@@ -291,6 +299,16 @@ def test_keys_move_the_query_cell_by_cell(page: Any) -> None:
     WebDriverWait(page, 30).until(lambda _: second.get_attribute("aria-current") == "true")
 
 
+def test_keys_of_a_slider_are_its_own(page: Any) -> None:
+    slider = page.find_element(By.ID, "clip")
+    before = float(slider.get_attribute("value"))
+    slider.send_keys(Keys.PAGE_DOWN)
+    drawn(page)
+    assert float(slider.get_attribute("value")) < before
+    assert page.find_elements(By.CSS_SELECTOR, "#images button")[0].get_attribute("aria-current") == "true"
+    assert not page.find_element(By.ID, "classes").is_enabled()  # there are none beneath
+
+
 def test_a_finger_moves_the_query(page: Any) -> None:
     choose(page, "heads", "mean")
     place = page.execute_script("return document.querySelector('.frame').getBoundingClientRect().toJSON()")
@@ -324,7 +342,8 @@ def test_the_address_restores_the_view(page: Any, browser: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["image=9&at=7,x&clip=1000&m0=99,nothing,zz,-4", "m0=0&m1=&at=&pin=1,1&log=NaN", "%%%"]
+    "wrong",
+    ["image=9&at=7,x&clip=1000&m0=99,nothing,zz,-4", "m0=0&m1=&at=&pin=1,1&log=NaN", "%%%", "m0=map&m1=0,mean,,-1"],
 )
 def test_an_address_of_nonsense_does_no_harm(page: Any, address: str, wrong: str) -> None:
     page.get("about:blank")

@@ -16,6 +16,7 @@ import pytest
 import torch
 from mmengine.visualization import Visualizer
 from mmseg.apis import inference_model
+from PIL import ExifTags, Image, ImageOps
 
 from mmattn.capture import Captured
 from mmattn.cli import UserError
@@ -48,6 +49,7 @@ from mmattn.visualization import (
     look,
     spread_points,
 )
+from mmattn.visualization.images import read_image, told_apart
 from mmattn.visualization.options import PLAIN
 from mmattn.visualization.views import SHARE, View, describe, side_by_side, views
 
@@ -594,10 +596,44 @@ def test_images_are_found_once_and_in_order(tmp_path: Path) -> None:
     assert find_images([str(tmp_path / "**/*.png")]) == [b, c]
 
 
+@pytest.mark.parametrize("kind", ["grey", "two", "rgba", "deep", "palette", "cmyk", "turned"])
+def test_pictures_of_every_kind_are_read_as_pillow_reads_them(tmp_path: Path, kind: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (6, 9, 3), dtype=np.uint8)
+    picture, path, options = Image.fromarray(pixels), tmp_path / "picture.png", {}
+    if kind == "deep":
+        picture = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+        expected = np.repeat(pixels[..., :1], 3, axis=2)
+    else:
+        picture = {
+            "grey": lambda: picture.convert("L"),
+            "two": lambda: picture.convert("1"),
+            "rgba": lambda: picture.convert("RGBA"),
+            "palette": lambda: picture.quantize(8),
+            "cmyk": lambda: picture.convert("CMYK"),
+            "turned": lambda: picture,
+        }[kind]()
+        if kind in ("cmyk", "turned"):
+            path = path.with_suffix(".jpg")
+        if kind == "turned":
+            options["exif"] = Image.Exif()
+            options["exif"][ExifTags.Base.Orientation] = 6
+    picture.save(path, **options)
+    if kind != "deep":
+        expected = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+    found = read_image(path)
+    assert found.shape == ((9, 6, 3) if kind == "turned" else (6, 9, 3))
+    assert np.abs(found.astype(int) - expected).max() <= (1 if kind == "cmyk" else 0)
+
+
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    names = told_apart([tmp_path / "a" / "x.png", tmp_path / "b c" / "x.png", tmp_path / "b c" / "y.png"])
+    assert names == ["a/x.png", "b c/x.png", "y.png"]
+
+
 WRONG = {  # arguments after config and checkpoint, and what the message has to say
     "text": (["{}/text.png"], "text.png is not an image"),
     "cut": (["{}/cut.png"], "cut.png is not an image"),
-    "nothing": (["{}/nothing.png"], "nothing.png is not an image"),
+    "nothing": (["{}/nothing.png"], "nothing.png is empty"),
     "missing": (["{}/missing.png"], "no image at .*missing.png"),
     "pattern": (["{}/*.jpg"], r"no image at .*\*.jpg"),
     "empty": (["{}/empty"], "empty has no image"),

@@ -42,6 +42,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the positions (default: 0)")
     parser.add_argument("--out", type=Path, help="folder of the results (default: attention/ beside the checkpoint)")
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
+    parser.add_argument("--fast", action="store_true", help="the fastest setting with the same predictions")
     offer_trust(parser)
     parser.add_argument("--base", nargs="+", default=[], help="files of configs/_base_ to lay over the config")
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override the config")
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     stack.check()
     from mmattn.engine import analyze
     from mmattn.engine.config import build_model, load_config
+    from mmattn.engine.fast import quicken
     from mmattn.engine.weights import trust
     from mmattn.visualization import album
     from mmattn.visualization.numbers import distributions
@@ -64,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = args.config if args.base else album.config_of(args.config, args.checkpoint)
     folder = album.prepare_folder(args.out or album.folder_of(args.config, args.checkpoint).with_name("attention"))
     model = build_model(load_config(config, args.cfg_options, args.base), args.checkpoint, device)
+    if args.fast:
+        quicken(model)
     report = analyze.analyze(model, limit=args.limit, queries=args.queries, ablate=not args.no_ablation, seed=args.seed)
     print("\n" + analyze.table(report) + "\n")
     about = {"config": str(config), "checkpoint": args.checkpoint, "seed": args.seed}

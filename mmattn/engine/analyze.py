@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from mmattn.attention.point_wise import PointWiseLayers
 from mmattn.capture import Captured, capture, compose, owner
-from mmattn.cli import UserError
 from mmattn.engine.config import clear_registry_errors
 from mmattn.engine.datacheck import check_data
 from mmattn.evaluation import attention
@@ -26,6 +25,7 @@ from mmattn.evaluation.attention import Layer
 from mmattn.evaluation.metrics import IoUMetric
 from mmattn.layers.records import CrissCross, Gate
 from mmattn.registry import DATASETS
+from mmattn.visualization.look import expect_attention
 from mmattn.visualization.saliency import saliency
 
 
@@ -138,10 +138,7 @@ def _run(model: nn.Module, dataset: Any, chosen: Sequence[int], title: str, watc
 
 
 def _measure(report: Report, queries: int, generator: torch.Generator, maps: Sequence[Captured], seen: _Seen) -> None:
-    if not maps:
-        raise UserError(
-            "this model has no attention to analyze; add a head or a plugin of mmattn, as in configs/ccnet_r50.py"
-        )
+    expect_attention(maps)
     for place, group in groupby(maps, key=lambda m: m.name):
         steps = list(group)
         for m in steps:

@@ -1,7 +1,9 @@
 """Finding and reading the images to show."""
 
 import glob
-from collections.abc import Iterable
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -34,6 +36,13 @@ def find_images(patterns: Iterable[str]) -> list[Path]:
             raise UserError(missing)
         found.update(dict.fromkeys(files))
     return list(found)
+
+
+def told_apart(images: Sequence[Path]) -> list[str]:
+    """What to call each of several files: its name, or where several have that its path in the folder of all."""
+    names = Counter(image.name for image in images)
+    root = os.path.commonpath([image.absolute().parent for image in images])
+    return [image.name if names[image.name] == 1 else os.path.relpath(image.absolute(), root) for image in images]
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -74,7 +83,9 @@ def _decode(path: Path, mode: int) -> np.ndarray:
         data = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    image = cv2.imdecode(data, mode) if data.size else None
+    if not data.size:
+        raise UserError(f"{path} is empty")
+    image = cv2.imdecode(data, mode)
     if image is None:
         raise UserError(f"{path} is not an image that OpenCV can read: damaged, cut short, or of another type")
     return image

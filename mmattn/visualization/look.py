@@ -14,7 +14,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mmattn.capture import capture
+from mmattn.capture import Captured, capture
 from mmattn.cli import UserError
 from mmattn.datasets.labels import IGNORE
 from mmattn.engine.config import clear_registry_errors, datasets
@@ -88,11 +88,20 @@ def observe(model: nn.Module, image: np.ndarray, path: Path | None = None) -> Sc
     """
     beside = find_label(path) if path and _known(path, model) else None
     scene = look(model, image, label=_checked(beside, image, _palette(model)) if beside else None)
-    if not scene.maps:
+    expect_attention(scene.maps)
+    return scene
+
+
+def expect_attention(maps: Sequence[Captured]) -> None:
+    """Refuse a model in which nothing was captured.
+
+    Raises:
+        UserError: There is no map.
+    """
+    if not maps:
         raise UserError(
             "this model has no attention to show; add a decode head or a plugin of mmattn, as in configs/ccnet_r50.py"
         )
-    return scene
 
 
 def _views(scene: Scene, points: Sequence[Point], options: Options) -> list[View]:

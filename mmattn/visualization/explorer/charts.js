@@ -75,14 +75,14 @@ function drawBars(canvas, values, order, chosen, height = 96) {
   context.fillRect((rank / order.length) * width, 0, Math.max(1.5, width / order.length), height);
 }
 
-// Cells of a (c, c) map in the order of `order`, averaged where they outnumber the pixels.
-function drawMatrix(canvas, attention, c, order, chosen, scale, times) {
+// Cells of a (c, c) map in the order of `order`, as uniform shares, averaged where they outnumber the pixels.
+function drawMatrix(canvas, attention, c, order, scale) {
   const side = Math.min(c, 512), sums = new Float32Array(side * side), counts = new Float32Array(side * side);
   for (let i = 0; i < c; i++) {
     const y = Math.floor((i * side) / c);
     for (let j = 0; j < c; j++) {
       const at = y * side + Math.floor((j * side) / c);
-      sums[at] += attention[order[i] * c + order[j]] * times;
+      sums[at] += attention[order[i] * c + order[j]] * c;
       counts[at]++;
     }
   }

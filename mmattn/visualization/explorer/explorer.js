@@ -65,13 +65,12 @@ function draw() {
     const text = { clip: `${+state.clip.toFixed(1)} %`, log: state.log ? `${state.log} decade${state.log === 1 ? "" : "s"}` : "linear" };
     input.nextElementSibling.textContent = text[id] ?? `${Math.round((state[id] / most) * 100)} %`;
   }
-  byId("classes").closest("label").classList.toggle("idle", state.base === "photo");
+  byId("classes").disabled = state.base === "photo";
   const bases = BASES.filter((base) => base !== "truth" || panels.some((panel) => panel.classes.truth)).map((base) => [base, base]);
   settle(byId("base"), [bases, state.base], () => [choice("Beneath the attention", bases, state.base, (base) => set({ base }))]);
   byId("pin").setAttribute("aria-pressed", Boolean(state.pin));
   byId("pin").textContent = state.pin ? "Unpin" : "Pin";
   document.documentElement.dataset.theme = state.theme;
-  document.body.classList.toggle("pinned", Boolean(state.pin));
   for (const panel of panels) panel.draw(state);
   keep();
   clearTimeout(saying);
@@ -137,10 +136,10 @@ function apply(wanted) {
   panels.forEach((panel, i) => {
     if (!wanted[i]) return;
     const [layer, view, chosen, channel] = wanted[i], numbers = (text) => text.split("+").map(Number).filter(Number.isInteger);
-    if (!panel.shot.layers[layer]) return;
+    if (!panel.shot.layers[+layer]) return;
     panel.choose({ layer: +layer, view, chosen: chosen ? new Set(chosen === "none" ? [] : numbers(chosen)) : null });
     const count = panel.reader.gate?.length ?? panel.reader.count ?? 0;
-    if (channel && +channel < count) panel.choose({ chosen: panel.chosen, channel: +channel });
+    if (channel && count > +channel && +channel >= 0 && Number.isInteger(+channel)) panel.choose({ chosen: panel.chosen, channel: +channel });
   });
 }
 
@@ -174,7 +173,9 @@ byId("link").onclick = async () => {
 addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !byId("keys").open) set({ pin: null });
   const by = { PageUp: -1, PageDown: 1 }[event.key];
-  if (by && told.images[state.image + by]) show(state.image + by);
+  if (!by || !told.images[state.image + by] || event.target.closest("input, select, dialog")) return;
+  event.preventDefault();
+  show(state.image + by);
 });
 addEventListener("resize", page.changed);
 addEventListener("hashchange", open);
@@ -185,10 +186,10 @@ if (told.images.length > 1) {
     return make("button", { type: "button", title: name, onclick: () => show(i) }, photo);
   }));
 }
-byId("panels").style.setProperty("--models", told.models.length);
 byId("panels").append(...panels.map((panel) => panel.element));
 
 // For scripts: what the page shows, and where it looks.
+if (!window.DecompressionStream) byId("panels").textContent = "This page needs a browser of 2023 or later.";
 window.mmattn = {
   ready: open(),
   // What the query attends to by a model as it is shown: {y, x, size: [h, w], values: weights, took: milliseconds}.

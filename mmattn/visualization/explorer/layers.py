@@ -151,4 +151,4 @@ def _report(shrunk: Shrunk) -> dict:
     before, after = shrunk.width
     bits = max(int(codes.codes.max(initial=1)) for codes in shrunk.arrays[0].values()).bit_length()
     text = f"{after} of {before} numbers for each position" if after < before else f"{before} numbers for each position"
-    return {"error": shrunk.error, "reduced": f"{text}, rounded to {bits} bit" + "s" * (bits > 1)}
+    return {"error": shrunk.error, "reduced": f"{text}, rounded to at most {bits} bit" + "s" * (bits > 1)}

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -14,7 +15,7 @@ from torch import nn
 
 from mmattn.cli import UserError, harmless
 from mmattn.visualization.explorer.shot import Shot, shoot
-from mmattn.visualization.images import read_image
+from mmattn.visualization.images import read_image, told_apart
 from mmattn.visualization.options import PLAIN, Options
 from mmattn.visualization.scene import Point
 
@@ -50,10 +51,10 @@ def gather(
                 raise UserError(f"point {x},{y} is outside {image}: x goes from 0 to {width - 1}, y to {height - 1}")
     shots: list[dict[str, Shot]] = []
     begin, done = time.perf_counter(), 0
-    for image in images:
+    for image, title in zip(images, told_apart(images), strict=True):
         shots.append({})
         for name, model in models.items():
-            shots[-1][name] = shoot(model, image, options)
+            shots[-1][name] = replace(shoot(model, image, options), name=title)
             done += 1
             left = (time.perf_counter() - begin) / done * (len(images) * len(models) - done)
             line = harmless(f"[{done}/{len(images) * len(models)}] {image}, {name}")

@@ -51,7 +51,8 @@ class Panel {
     this.select.selectedIndex = layer;
     const { views } = this.reader;
     this.view = views.some(([key]) => key === view) ? view : views[0][0];
-    if (this.reader.regions && this.view !== "row") this.chosen ??= new Set([sorted(this.reader.shares(...this.cell(this.page.at())))[0]]);
+    if (this.reader.regions && this.view !== "row") this.chosen ??= this.guessed = new Set([sorted(this.reader.shares(...this.cell(this.page.at())))[0]]);
+    else if (this.chosen === this.guessed) this.chosen = null; // nobody chose it
     if (this.reader.gate) this.channel ??= this.reader.order[0];
     if (this.entry.kind === "channels") this.channel ??= this.entry.order[0];
     this.page.changed();
@@ -91,7 +92,7 @@ class Panel {
 
   menu() {
     const menu = make("select", { ariaLabel: "View", onchange: () => this.choose({ view: this.reader.views[menu.selectedIndex][0] }) });
-    menu.append(...this.reader.views.map(([, label]) => make("option", { textContent: label })));
+    menu.append(...this.reader.views.map(([, label]) => make("option", { textContent: label[0].toUpperCase() + label.slice(1) })));
     menu.selectedIndex = this.reader.views.findIndex(([key]) => key === this.view);
     return menu;
   }
@@ -107,7 +108,6 @@ class Panel {
     }
     this.maps = queries.map((at) => this.map(at));
     const shown = this.maps.filter(Boolean), scale = shown.length && scaleOf(joined(shown), shown[0].unit, state.clip, state.log);
-    this.scale = scale;
     this.stages.forEach((stage, i) => stage.draw(state, this.maps[i], scale, i === 1, queries.length > 1));
     this.drawLegend(scale, shown[0]?.unit);
     this.drawReading(state);
@@ -181,7 +181,7 @@ class Panel {
       });
       const all = make("button", { type: "button", textContent: "all", onclick: () => pick(every()) });
       const none = make("button", { type: "button", textContent: "none", onclick: () => pick(new Set()) });
-      const label = make("p", { className: "label" }, `${ofClasses ? "Classes" : "Regions"} counted in, with their weight`, all, none);
+      const label = make("p", { className: "label" }, `${ofClasses ? "Classes" : "Regions"} counted in, with their weight`, make("span", {}, all, none));
       return [make("div", { className: "regions" }, label, ...chips)];
     });
     const shares = reader.shares(...this.cell(at));
@@ -244,7 +244,7 @@ class Panel {
       this.matrix = make("canvas", { className: "matrix", role: "img", ariaLabel: `What each of ${count} channels takes from each other` });
       this.matrix.dataset.of = key;
       this.scale = scaleOf(attention.map((value) => value * count), this.entry.unit, state.clip, state.log);
-      drawMatrix(this.matrix, attention, count, order, this.channel, this.scale, count);
+      drawMatrix(this.matrix, attention, count, order, this.scale);
       this.line = make("div", { className: "line" });
       this.matrix.onpointermove = this.matrix.onpointerdown = (event) => {
         const row = Math.floor((event.offsetY / this.matrix.clientHeight) * count);
