@@ -457,6 +457,8 @@ def _pair(size: Any) -> tuple[int, int]:
 
 
 def _compare_types(cfg: Config, key: str, value: Any) -> None:
+    if key.rpartition(".")[2] == "type" and not isinstance(value, str):
+        raise UserError(f"--cfg-options {key}={value}: expected the name of a class")
     node: Any = cfg
     for part in key.split("."):
         if isinstance(node, list | tuple) and part.isdigit() and int(part) < len(node):
