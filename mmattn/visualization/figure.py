@@ -177,12 +177,14 @@ class _Page:
         self.top = max(ends)
 
     def view(self, view: View, left: float, width: float) -> None:
+        whole = width > WIDTH / 2
         self.text(left, 0.08, view.title, size=11.5, weight="bold")
-        self.text(left, 0.31, f"{view.note}  ·  {view.place}", color=MUTED)
+        self.text(left, 0.31, f"{view.note}  ·  {view.place}" if whole else view.note, color=MUTED)
+        if not whole:
+            self.text(left + width, 0.08, view.place, size=8, color=MUTED, ha="right")
         coloured = [panel for panel in view.panels if not isinstance(panel, Bars)]
         bars = [panel for panel in view.panels if isinstance(panel, Bars)]
         scale = _scale([panel.values for panel in coloured], view.unit, self.options)
-        whole = width > WIDTH / 2
         if coloured:
             self.colour_bar(left + width, 0 if whole else HEADING, scale, coloured, view.unit)
         self.top += HEADING + (0 if whole else BAR)
