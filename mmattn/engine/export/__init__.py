@@ -6,7 +6,8 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -54,20 +55,18 @@ def export(
     """
     check_output(out)
     _check_model(model, argmax)
-    sizes = sizes[:1] if fixed else sizes
-    shown = list(batches(photos(model, images), sizes))
+    shown = list(batches(photos(model, images), [sizes[0]] * 2 if fixed else sizes))
+    wanted = [expected(model, pixels) for _, pixels in shown]
     begin = time.perf_counter()
+    say(f"tracing {type(model).__name__}, which takes a minute or two ...")
     program = trace(model, sizes[0], argmax=argmax, fixed=fixed)
-    say(f"traced in {time.perf_counter() - begin:.0f} s; making {out.name} of it, which takes longer ...")
-    about = describe(model, argmax)
-    content, graph = (_onnx if out.suffix == ".onnx" else _pt2)(program, about)
-    say(
-        f"{len(content) / 2**20:.1f} MiB after {time.perf_counter() - begin:.0f} s; {_form(program, argmax, out.suffix)}"
-    )
-    for i, (name, pixels) in enumerate(shown, start=1):
-        wanted = expected(model, pixels)
+    say(f"traced in {_since(begin)}; making {out.name} of it, which takes up to three times as long ...")
+    make = _onnx if out.suffix == ".onnx" else _pt2
+    content, graph = make(program, describe(model, argmax))
+    say(f"{len(content) / 2**20:.1f} MiB after {_since(begin)}; {_form(program, out.suffix)}")
+    for i, ((name, _), right) in enumerate(zip(shown, wanted, strict=True), start=1):
         try:
-            text, agrees = compare(graph, wanted, argmax)
+            text, agrees = compare(graph, right, argmax)
         except Exception as error:  # onnxruntime and torch raise what they like where a graph does not fit a size
             text, agrees = f"it stops, {str(error).strip().splitlines()[0]}", False
         say(f"compared {i} of {len(shown)}: {name}: {text}")
@@ -113,7 +112,7 @@ def trace(
     module = (Labels if argmax else Logits)(ready(model)).eval()
     inputs = torch.zeros(2, *size, 3, dtype=torch.uint8) if argmax else torch.zeros(2, 3, *size)
     open_axes = dict.fromkeys(_axes(argmax, fixed), Dim.AUTO)
-    with torch.no_grad():
+    with torch.no_grad(), _quiet():
         return torch.export.export(module, (inputs,), dynamic_shapes=(open_axes,))
 
 
@@ -135,25 +134,43 @@ def describe(model: nn.Module, argmax: bool) -> dict[str, str]:
     return {key: json.dumps(value) for key, value in plain.items()}
 
 
-def _axes(argmax: bool, fixed: bool) -> dict[int, str]:
+def _axes(argmax: bool, fixed: bool = False) -> dict[int, str]:
     sides = {1: "height", 2: "width"} if argmax else {2: "height", 3: "width"}
     return {0: "batch"} | ({} if fixed else sides)
 
 
-def _form(program: ExportedProgram, argmax: bool, suffix: str) -> str:
+def _input(program: ExportedProgram) -> torch.Tensor:
+    """What the program is given, a tensor without content."""
+    return next(node.meta["val"] for node in program.graph.nodes if node.name == "images")
+
+
+def _form(program: ExportedProgram, suffix: str) -> str:
     """Input and output in words, an open axis by its name."""
-    (shape,) = (node.meta["val"].shape for node in program.graph.nodes if node.op == "placeholder" and _is_input(node))
-    names = _axes(argmax, fixed=False)
-    sides = [str(side) if isinstance(side, int) else names[axis] for axis, side in enumerate(shape)]
-    batch, *rest = sides
-    images = f"uint8 ({batch}, {', '.join(rest)})" if argmax else f"float32 ({batch}, {', '.join(rest)})"
-    sides = [batch, *rest[:2]] if argmax else [batch, "classes", *rest[1:]]
-    result = f"{'uint8 labels' if argmax else 'float32 logits'} ({', '.join(sides)})"
-    return f"{f'opset {OPSET}, ' if suffix == '.onnx' else ''}{images} to {result}"
+    images = _input(program)
+    argmax = images.dtype == torch.uint8
+    names = _axes(argmax)
+    batch, *rest = (str(side) if isinstance(side, int) else names[axis] for axis, side in enumerate(images.shape))
+    result = [batch, *rest[:2]] if argmax else [batch, "classes", *rest[1:]]
+    kind, out = ("uint8", "uint8 labels") if argmax else ("float32", "float32 logits")
+    opset = f"opset {OPSET}, " if suffix == ".onnx" else ""
+    return f"{opset}{kind} ({batch}, {', '.join(rest)}) to {out} ({', '.join(result)})"
 
 
-def _is_input(node: torch.fx.Node) -> bool:
-    return node.name == "images"
+def _since(begin: float) -> str:
+    return f"{time.perf_counter() - begin:.0f} s"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch says of guards that it cannot simplify and of packages that nobody asked for."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _check_model(model: nn.Module, argmax: bool) -> None:
@@ -171,26 +188,18 @@ def _onnx(program: ExportedProgram, about: dict[str, str]) -> tuple[bytes, Graph
 
     from mmattn.engine.export.operators import TABLE
 
-    (images,) = (node for node in program.graph.nodes if node.op == "placeholder" and _is_input(node))
-    axes = _axes(argmax=images.meta["val"].dtype == torch.uint8, fixed=False)
-    log = logging.getLogger("torch.onnx")
-    before = log.level
-    log.setLevel(logging.ERROR)  # it names packages of operators that nobody asked for
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            exported = torch.onnx.export(
-                program,
-                input_names=["images"],
-                output_names=["labels" if images.meta["val"].dtype == torch.uint8 else "logits"],
-                dynamic_shapes=(axes,),
-                opset_version=OPSET,
-                custom_translation_table=TABLE,
-                dynamo=True,
-                verbose=False,
-            )
-    finally:
-        log.setLevel(before)
+    argmax = _input(program).dtype == torch.uint8
+    with _quiet():
+        exported = torch.onnx.export(
+            program,
+            input_names=["images"],
+            output_names=["labels" if argmax else "logits"],
+            dynamic_shapes=(_axes(argmax),),  # names alone
+            opset_version=OPSET,
+            custom_translation_table=TABLE,
+            dynamo=True,
+            verbose=False,
+        )
     exported.model.metadata_props.update(about)
     content = exported.model_proto.SerializeToString()
     options = onnxruntime.SessionOptions()

@@ -44,7 +44,7 @@ def expected(model: nn.Module, images: np.ndarray) -> Expected:
     """Preprocess and predict as in a test.
 
     Raises:
-        UserError: The model pads images before it predicts.
+        UserError: The model pads images before it predicts, or takes none of this size.
     """
     (height, width), pixels = images.shape[1:3], torch.from_numpy(images).permute(0, 3, 1, 2)
     meta = {"img_shape": (height, width), "ori_shape": (height, width)}
@@ -53,7 +53,10 @@ def expected(model: nn.Module, images: np.ndarray) -> Expected:
         data = model.data_preprocessor({"inputs": list(pixels), "data_samples": samples}, False)
         if tuple(data["inputs"].shape[2:]) != (height, width):
             raise UserError("the model pads images in tests, a graph does not: take data_preprocessor.test_cfg out")
-        logits = Logits(model)(data["inputs"])
+        try:
+            logits = Logits(model)(data["inputs"])
+        except ValueError as error:
+            raise UserError(f"the model takes no images of {height} x {width}: {error}") from error
         results = model(**data, mode="predict")
     labels = torch.stack([result.pred_sem_seg.data[0] for result in results])
     if logits.shape[1] > 1:
@@ -107,17 +110,18 @@ def photos(model: nn.Module, given: Sequence[Path] = ()) -> list[Path]:
 
 
 def batches(photos: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[str, np.ndarray]]:
-    """For each size noise and photographs, (b, h, w, 3) uint8: one image of the first size, two of the second.
+    """For each size noise and photographs, (b, h, w, 3) uint8: one image of the first, two of the second.
 
     Raises:
         UserError: A file is not there or is not an image.
     """
     noise = np.random.default_rng(0)
     read = [_read(path) for path in photos]
-    for count, (height, width) in enumerate(sizes, start=1):
+    for i, (height, width) in enumerate(sizes):
+        count = 1 + i % 2
         size = f"{count} x {height} x {width}"
         yield f"noise, {size}", noise.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
-        shown = [cv2.resize(read[i % len(read)], (width, height), interpolation=cv2.INTER_AREA) for i in range(count)]
+        shown = [cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA) for image in (read * 2)[:count]]
         if len(read) < count:
             shown[-1] = np.ascontiguousarray(shown[-1][:, ::-1])  # mirrored, so that no two are equal
         yield f"{', '.join(dict.fromkeys(path.name for path in photos[:count]))}, {size}", np.stack(shown)

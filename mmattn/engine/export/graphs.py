@@ -58,7 +58,7 @@ class Labels(nn.Module):
 def ready(model: nn.Module) -> nn.Module:
     """A copy to trace: batch norms folded, which shortens the graph by a third, and mmseg's ``Upsample`` as torch's,
     whose size may stay open."""
-    model = copy.deepcopy(model).cpu().eval()
+    model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     fold_batch_norms(model)
     for module in list(model.modules()):
         for name, child in module.named_children():
