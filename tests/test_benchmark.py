@@ -112,7 +112,7 @@ def test_all_is_all():
 def test_quick_gives_way_to_what_is_asked_for():
     parse_args = tool("benchmark").parse_args
     args = parse_args(["--quick", "--repeat", "5"])
-    assert (args.command, args.size, args.mode, args.repeat) == ("peers", [(32, 64)], ["eval"], 5)
+    assert (args.command, args.size, args.mode, args.repeat) == ("peers", [(16, 32)], ["eval"], 5)
     assert parse_args(["--mechanisms", "all"]).mode == []
 
 

@@ -27,7 +27,7 @@ EXAMPLES = """examples:
   python tools/benchmark.py gpu                                everything on one GPU, in nine minutes
 
 options without a command are those of peers"""
-QUICK = {"size": [(32, 64)], "mode": ["eval"], "repeat": 3}  # where nothing else is asked for
+QUICK = {"size": [(16, 32)], "mode": ["eval"], "repeat": 3}  # where nothing else is asked for
 
 
 def size(text: str) -> tuple[int, int]:

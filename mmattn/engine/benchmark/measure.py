@@ -129,8 +129,8 @@ def extra_memory(prepare: Callable[..., Callable[[], object]], *args: Any, devic
 def apart(function: Callable[..., T], *args: Any) -> T | None:
     """What a function of a module returns in a process of its own, with as many threads as here.
 
-    The process comes, where the system can, from one that has done nothing but import the module, which saves each of
-    them the seconds of the imports.
+    The process comes, where the system can, from one that has done nothing but import the modules of the function and
+    of functions among its arguments, which saves each of them the seconds of the imports.
 
     Returns:
         None where the process came to no end of its own; the system kills those that want too much memory.
@@ -140,7 +140,7 @@ def apart(function: Callable[..., T], *args: Any) -> T | None:
     """
     context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
     if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload([function.__module__])  # of the first call; others import on their own
+        context.set_forkserver_preload([call.__module__ for call in (function, *args) if callable(call)])  # once
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(sender, torch.get_num_threads(), function, args))
     process.start()

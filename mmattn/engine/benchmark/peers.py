@@ -62,7 +62,7 @@ def compare(
     for item in items:
         maker(item)
     jobs = [(item, size) for item in items or ITEMS for size in sizes or sizes_of(item)]
-    for item, size in told(jobs, lambda job: f"{job[0]} at {job[1][0]}x{job[1][1]}"):
+    for item, size in told(jobs, lambda job: f"{parts.label(job[0])} at {job[1][0]}x{job[1][1]}"):
         placed = replace(setting, size=size)
         try:
             pair = maker(item)(placed)
