@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -11,13 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmattn.layers import plane, tokens
-from mmattn.ops import additive, criss_cross, point_wise, psa_mask
+from mmattn.ops import additive, criss_cross, point_wise, product, psa_mask, pyramid
 from mmattn.ops.additive import additive_reference
 from mmattn.ops.attention import attend, attend_reference, chunked, fused
 from mmattn.ops.attention_pool import attention_pool, attention_pool_reference
 from mmattn.ops.criss_cross import criss_cross_reference
 from mmattn.ops.gram import gram, gram_reference
 from mmattn.ops.point_wise import point_wise_reference
+from mmattn.ops.pyramid import pyramid_reference
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ def masked(op: Callable[..., Tensor], mask_size: tuple[int, int], direction: str
     return on_maps
 
 
+def multiplied(op: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    """Products of the channels of two maps."""
+    return lambda x, y: op(x.flatten(2), tokens(y))
+
+
 def both(mask_size: tuple[int, int], direction: str) -> Lean:
     return Lean(*(masked(op, mask_size, direction) for op in (point_wise, point_wise_reference)), (6, 6, 9))
 
@@ -97,6 +104,10 @@ OPS = pytest.mark.parametrize(
         pytest.param(Lean(flat(attend), flat(attend_reference), (6, 6, 9)), id="attend"),
         pytest.param(Lean(pooled(attention_pool), pooled(attention_pool_reference), (6, 6)), id="attention_pool"),
         pytest.param(Lean(mapped(gram), mapped(gram_reference), (6,)), id="gram"),
+        pytest.param(Lean(multiplied(product), multiplied(torch.matmul), (6, 9)), id="product"),
+        pytest.param(
+            Lean(partial(pyramid, scales=(1, 3, 6)), partial(pyramid_reference, scales=(1, 3, 6)), (6,)), id="pyramid"
+        ),
         pytest.param(Lean(flat(chunked), flat(attend_reference), (6, 6, 9)), id="chunked"),
         pytest.param(Lean(summed(additive), summed(additive_reference), (1, 1, 9)), id="additive"),
         pytest.param(both((5, 4), "collect"), id="collect"),

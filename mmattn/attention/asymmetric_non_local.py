@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from mmattn.catalogue import register
 from mmattn.layers import AttentionTap, ConvNormAct, Layer, plane, tokens, zero_start
 from mmattn.layers.records import Pyramid
-from mmattn.ops import attend
+from mmattn.ops import attend, pyramid
 
 
 @register(paper="1908.07678", kinds=("pairwise",), example={"channels": 16, "key_channels": 8})
@@ -117,7 +117,7 @@ def _joined(stages: nn.ModuleList, bottleneck: nn.Module, low: Tensor, high: Ten
         return bottleneck(torch.cat([sum(stage(low, high) for stage in stages), high], dim=1))
     left, right = conv.weight.chunk(2, dim=1)  # (o, c, 1, 1) each
     y = F.conv2d(high, right, conv.bias)  # (b, o, h, w)
-    y = y + sum(stage(low, high, partial(F.conv2d, weight=left)) for stage in stages)
+    y = sum((stage(low, high, partial(F.conv2d, weight=left)) for stage in stages), y)
     for layer in rest:
         y = layer(y)
     return y
@@ -153,13 +153,15 @@ class _Stage(nn.Module):
 
     def forward(self, low: Tensor, high: Tensor, then: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """``then`` is that projection, (b, c, S, 1) -> (b, o, S, 1), linear; returns (b, o, h, w)."""
-        q = self.query_project(high)  # (b, d, h, w)
+        features = self.key_project(low)  # (b, d, h', w')
+        once = low is high and self.query_project is self.key_project and not self.training  # batch norms count twice
+        q = features if once else self.query_project(high)  # (b, d, h, w)
         if self.query_scale > 1:
             q = F.max_pool2d(q, self.query_scale, ceil_mode=True)  # (b, d, h / s, w / s)
-        k = self._psp(self.key_project(low))  # (b, d, S, 1)
-        v = self.out_project(self.value_project(self._psp(low)))  # (b, c, S, 1): means and projections change places
-        v = v if then is None else then(v)  # (b, o, S, 1)
-        k, v = tokens(k), tokens(v)  # (b, S, d), (b, S, o)
+        k = pyramid(features, self.pool_scales).mT  # (b, S, d)
+        v = pyramid(low, self.pool_scales)[..., None]  # (b, c, S, 1)
+        v = self.out_project(self.value_project(v))  # (b, c, S, 1): means and projections change places
+        v = tokens(v if then is None else then(v))  # (b, S, o)
         size, key_size = tuple(q.shape[2:]), tuple(low.shape[2:])
         q = tokens(q)  # (b, n, d)
         self.tap.offer(lambda: Pyramid(q[:, None], k[:, None], self.scale, size, key_size, scales=self.pool_scales))
@@ -167,7 +169,3 @@ class _Stage(nn.Module):
         if self.query_scale > 1:
             context = F.interpolate(context, size=high.shape[2:], mode="bilinear", align_corners=True)
         return context
-
-    def _psp(self, x: Tensor) -> Tensor:
-        """Means of (b, c, h, w) in the cells of the pyramid, (b, c, S, 1)."""
-        return torch.cat([F.adaptive_avg_pool2d(x, s).flatten(2) for s in self.pool_scales], dim=2)[..., None]

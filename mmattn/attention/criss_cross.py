@@ -13,6 +13,7 @@ it.
 Differs gamma, a learned number that starts at 0, is in the authors' code and not in the paper.
 """
 
+import torch
 from torch import Tensor, nn
 
 from mmattn.catalogue import register
@@ -53,9 +54,10 @@ class CrissCross(nn.Module):
         self.tap = AttentionTap("criss_cross")
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
         q, k, v = project(x, self.query_conv, self.key_conv, self.value_conv)  # (b, c / r or c, h, w)
         self.tap.offer(lambda: CrissCrossRecord(q, k))
-        return self.gamma(criss_cross(q, k, v)) + x
+        return self.gamma.add(x, criss_cross(q, k, v))
 
     def init_weights(self) -> None:
         """Restore the identity start."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from mmattn.catalogue import register
 from mmattn.layers import AttentionTap, Scale, plane, project, tokens, wide, without_autocast
 from mmattn.layers.records import ChannelPairwise, Pairwise
-from mmattn.ops import attend, gram
+from mmattn.ops import attend, gram, product
 
 
 @register(
@@ -58,7 +58,7 @@ class PositionAttention(nn.Module):
         size = x.shape[2:]
         q, k, v = map(tokens, project(x, self.query_project, self.key_project, self.value_project))  # (b, n, d or c)
         self.tap.offer(lambda: Pairwise(q[:, None], k[:, None], 1.0, tuple(size), tuple(size)))
-        return self.gamma(plane(attend(q, k, v), size)) + x
+        return self.gamma.add(x, plane(attend(q, k, v), size))
 
     def init_weights(self) -> None:
         """Restore the identity start."""
@@ -90,7 +90,7 @@ class ChannelAttention(nn.Module):
             logits = self.sign * gram(rows)  # (b, c, c)
             self.tap.offer(lambda: ChannelPairwise(logits, tuple(x.shape[2:])))
             one = torch.eye(x.shape[1], dtype=rows.dtype, device=x.device)  # (c, c)
-            y = (self.gamma(logits.softmax(dim=2)) + one) @ rows  # (b, c, n), residual and all
+            y = product(self.gamma(logits.softmax(dim=2)) + one, rows)  # (b, c, n), residual and all
         return y.to(x.dtype).view_as(x)
 
     def init_weights(self) -> None:

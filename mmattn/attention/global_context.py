@@ -76,17 +76,14 @@ class GlobalContext(nn.Module):
                 zero_start(transform[-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        context = self._context(x)  # (b, c, 1, 1)
+        if self.conv_mask is None:
+            context = x.mean(dim=(2, 3), keepdim=True)  # (b, c, 1, 1)
+        else:
+            context, attn, x = attention_pool(x, self.conv_mask.weight, self.conv_mask.bias)
+            self.tap(attn)
         y = x
         if self.channel_mul_conv is not None:
             y = y * self.tap_mul(self.channel_mul_conv(context).sigmoid())  # (b, c, h, w)
         if self.channel_add_conv is not None:
             y = y + self.channel_add_conv(context)  # (b, c, h, w)
         return y
-
-    def _context(self, x: Tensor) -> Tensor:
-        if self.conv_mask is None:
-            return x.mean(dim=(2, 3), keepdim=True)
-        context, attn = attention_pool(x, self.conv_mask.weight, self.conv_mask.bias)  # (b, c, 1, 1), (b, 1, h, w)
-        self.tap(attn)
-        return context

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from mmattn.catalogue import register
 from mmattn.layers import AttentionTap, ConvNormAct, Layer, plane, tokens
 from mmattn.layers.records import Regions
-from mmattn.ops import attend
+from mmattn.ops import attend, product
 
 
 @register(
@@ -69,7 +69,7 @@ class ObjectContext(nn.Module):
 
     def forward(self, x: Tensor, regions: Tensor) -> Tensor:
         soft = (self.gather_scale * regions.flatten(2)).softmax(dim=2)  # (b, k, n)
-        objects = (soft @ tokens(x)).mT[..., None]  # (b, c, k, 1)
+        objects = product(soft, tokens(x)).mT[..., None]  # (b, c, k, 1)
         q = self.query_project(x)  # (b, d, h, w)
         if self.query_scale > 1:
             q = F.max_pool2d(q, self.query_scale, ceil_mode=True)  # (b, d, h / s, w / s)

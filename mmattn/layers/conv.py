@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -68,19 +69,18 @@ def check_batch(block: nn.Module, x: Tensor) -> None:
 
 
 def project(x: Tensor, *convs: nn.Conv2d) -> tuple[Tensor, ...]:
-    """Several 1 x 1 convolutions with bias of one map, in one product.
+    """Several 1 x 1 convolutions with bias of one map, as one.
 
     Args:
         x: (b, c, h, w).
         convs: The convolutions.
 
     Returns:
-        What ``conv(x)`` gives for each, (b, out_channels, h, w): parts of one channels_last map.
+        What ``conv(x)`` gives for each, (b, out_channels, h, w): parts of one map, which is channels_last where x is.
     """
-    weight = torch.cat([conv.weight for conv in convs]).flatten(1)  # (o, c)
+    weight = torch.cat([conv.weight for conv in convs])  # (o, c, 1, 1)
     bias = torch.cat([conv.bias for conv in convs])  # (o,)
-    y = torch.baddbmm(bias, x.flatten(2).mT, weight.mT.expand(len(x), -1, -1))  # (b, h * w, o)
-    return y.mT.unflatten(2, x.shape[2:]).split([conv.out_channels for conv in convs], dim=1)
+    return F.conv2d(x, weight, bias).split([conv.out_channels for conv in convs], dim=1)
 
 
 def narrow(channels: int, reduction: int) -> int:

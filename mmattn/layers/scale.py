@@ -17,3 +17,8 @@ class Scale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.scale
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        """``x`` and the branch ``y``, scaled, in one pass; without gradients in the memory of ``y``."""
+        reuse = not torch.is_grad_enabled() and x.dtype == y.dtype
+        return torch.addcmul(x, y, self.scale, out=y if reuse else None)

@@ -8,7 +8,9 @@ from mmattn.ops.gram import gram
 from mmattn.ops.kernels import use_triton
 from mmattn.ops.pixel_loss import pixel_loss
 from mmattn.ops.point_wise import point_wise
+from mmattn.ops.product import product
 from mmattn.ops.psa_mask import psa_mask
+from mmattn.ops.pyramid import pyramid
 from mmattn.ops.upsample_argmax import upsample_argmax
 
 __all__ = [
@@ -19,7 +21,9 @@ __all__ = [
     "gram",
     "pixel_loss",
     "point_wise",
+    "product",
     "psa_mask",
+    "pyramid",
     "upsample_argmax",
     "use_triton",
 ]

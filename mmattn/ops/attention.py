@@ -10,6 +10,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from mmattn.layers import autocast_to, without_autocast
 from mmattn.ops import kernels
+from mmattn.ops.product import dense, mm, product
 
 #: Queries that are attended to at a time. All pairs of positions of up to so many queries, or keys, may be in memory.
 CHUNK = 512
@@ -42,8 +43,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float = 1.0) -> Tensor:
         q, k, v = (x.contiguous()[:, None] for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, scale=scale)[:, 0]
     if min(q.shape[1], k.shape[1]) <= CHUNK:
-        attn = (q @ k.mT * scale).softmax(dim=-1).to(v.dtype)  # (b, n, m)
-        return (v.mT @ attn.mT).mT if _turned(q) else attn @ v
+        if _turned(q):
+            attn = (product(k, q.mT) * scale).softmax(dim=1).to(v.dtype)  # (b, m, n)
+            return product(v.mT, attn).mT
+        attn = (product(q, k.mT) * scale).softmax(dim=2).to(v.dtype)  # (b, n, m)
+        return product(attn, v)
     return chunked(q, k, v, scale)
 
 
@@ -81,9 +85,9 @@ def fused(device: str, dtype: torch.dtype, *widths: int) -> bool:
 def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     with without_autocast(q):
         out = _empty(q, v.shape[2])
-        for *image, y in zip(q, k, v, out, strict=True):
-            for at, attn in _weights(*image[:2], scale):
-                torch.mm(attn[:, : len(k[0])], image[2], out=y[at])
+        for queries, keys, values, y in zip(q, dense(k), dense(v), out, strict=True):
+            for at, attn in _weights(queries, keys, scale):
+                y[at] = mm(attn, values)
         return out
 
 
@@ -98,48 +102,30 @@ def _backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tu
     with without_autocast(q):
         wide = torch.promote_types(q.dtype, torch.float32)  # sums over chunks
         dq = torch.empty_like(q, memory_format=torch.contiguous_format)
-        dk, dv = (torch.zeros_like(x, dtype=wide, memory_format=torch.contiguous_format) for x in (k, v))
-        m = k.shape[1]
-        logits = q.new_zeros(min(CHUNK, q.shape[1]), _padded(m))  # the gradient of the weights, then of the logits
-        for image, keys, values, dout, *sums in zip(q, k, v, grad, dq, dk, dv, strict=True):
-            for at, attn in _weights(image, keys, scale):
-                dlogits = logits[: len(attn)]
-                torch.mm(dout[at], values.mT, out=dlogits[:, :m])
-                torch.ops.aten._softmax_backward_data.out(dlogits, attn, 1, attn.dtype, grad_input=dlogits)
-                torch.addmm(sums[0][at], dlogits[:, :m], keys, beta=0, alpha=scale, out=sums[0][at])
-                add_product(sums[1], dlogits[:, :m].mT, image[at], scale)
-                add_product(sums[2], attn[:, :m].mT, dout[at])
-        return dq, dk.to(k.dtype), dv.to(v.dtype)
+        dk, dv = (x.new_zeros(x.mT.shape, dtype=wide) for x in (k, v))  # (b, d or e, m)
+        for queries, keys, values, dout, *sums in zip(q, dense(k), dense(v), grad, dq, dk, dv, strict=True):
+            for at, attn in _weights(queries, keys, scale):
+                sums[2] += mm(dout[at].mT, attn)
+                logits = mm(dout[at], values.mT)  # the gradient of the weights, then of the logits
+                torch.ops.aten._softmax_backward_data.out(logits, attn, 1, attn.dtype, grad_input=logits)
+                sums[0][at] = mm(logits, keys, scale)
+                sums[1] += mm(queries[at].mT, logits, scale)
+        return dq, dk.mT.to(k.dtype), dv.mT.to(v.dtype)
 
 
 @_backward.register_fake
 def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    dq, dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
+    dq = torch.empty_like(q, memory_format=torch.contiguous_format)
+    dk, dv = (x.new_empty(x.mT.shape).mT for x in (k, v))
     return dq, dk, dv
 
 
 def _weights(q: Tensor, k: Tensor, scale: float) -> Iterator[tuple[slice, Tensor]]:
-    """Which queries (n, d), and their weights over the keys (m, d), followed by zeros: widths of 16 are quicker."""
-    n, m = len(q), len(k)
-    buffer = q.new_empty(min(CHUNK, n), _padded(m))
-    for start in range(0, n, CHUNK):
-        at = slice(start, min(start + CHUNK, n))
-        attn = buffer[: at.stop - start]
-        torch.addmm(attn[:, :m], q[at], k.mT, beta=0, alpha=scale, out=attn[:, :m])
-        attn[:, m:] = float("-inf")
+    """Which queries (n, d), and their weights over the keys (m, d)."""
+    for start in range(0, len(q), CHUNK):
+        at = slice(start, min(start + CHUNK, len(q)))
+        attn = mm(q[at], k.mT, scale)
         yield at, torch.softmax(attn, dim=1, out=attn)
-
-
-def _padded(m: int) -> int:
-    return m + -m % 16
-
-
-def add_product(total: Tensor, x: Tensor, y: Tensor, scale: float = 1.0) -> None:
-    """Adds ``scale x y``, of matrices or of batches of them, in the type of ``total``."""
-    if total.dtype == x.dtype:
-        (torch.addmm if x.dim() == 2 else torch.baddbmm)(total, x, y, alpha=scale, out=total)
-    else:
-        total.add_(x @ y, alpha=scale)
 
 
 def _setup(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:

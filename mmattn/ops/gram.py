@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from mmattn.layers import autocast_to
+from mmattn.ops.product import product
 
 
 def gram(x: Tensor) -> Tensor:
@@ -25,9 +26,9 @@ class _Gram(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return x @ x.mT
+        return product(x, x.mT)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return (grad + grad.mT) @ x
+        return product(grad + grad.mT, x)

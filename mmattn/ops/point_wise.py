@@ -9,7 +9,7 @@ from torch.autograd.function import FunctionCtx
 from torch.utils.flop_counter import register_flop_formula
 
 from mmattn.layers import autocast_to, last, without_autocast
-from mmattn.ops.attention import add_product
+from mmattn.ops.product import mm
 from mmattn.ops.psa_mask import Direction, psa_mask
 
 #: Columns that predict at a time. Fewer skip more cells that are outside the map, more are quicker cell by cell.
@@ -72,7 +72,7 @@ def _forward(masks: Tensor, weight: Tensor, x: Tensor, direction: str, softmax: 
         for features, values, y in zip(masks, x.flatten(1, 2), out.flatten(1, 2), strict=True):
             rows.take(features)
             for at, attn in rows.weights(softmax):
-                torch.mm(attn, values, out=y[at])
+                y[at] = mm(attn, values)
         return _turned(out, collect).permute(0, 3, 1, 2)
 
 
@@ -97,9 +97,9 @@ def _backward(
             rows.take(features)
             sums = [torch.zeros_like(features, dtype=wide) for features in rows.features]
             for at, attn in rows.weights(softmax):
-                add_product(dvalues, attn.mT, dout[at])
+                dvalues += mm(attn.mT, dout[at])
                 dlogits = drows.attn[: len(attn)]
-                torch.mm(dout[at], values.mT, out=dlogits)
+                dlogits.copy_(mm(dout[at], values.mT))
                 if softmax:
                     torch.ops.aten._softmax_backward_data.out(dlogits, attn, 1, attn.dtype, grad_input=dlogits)
                 drows.attn[len(attn) :] = 0
@@ -178,8 +178,12 @@ class _Rows:
             rows, mask = _reach(start, self.count, h, len(self.weight))
             for strip, features in zip(self.strips, self.features, strict=True):
                 strip.memory[: rows.start] = strip.memory[rows.stop :] = 0
-                own = self._own(strip, features, start, rows)
-                strip.by_cell[rows] = torch.bmm(own, self.weight[mask, strip.cells].mT)
+                own, slab = self._own(strip, features, start, rows), self.weight[mask, strip.cells]
+                if self.collect:
+                    logits = mm(own, slab.flatten(0, 1).mT).unflatten(1, slab.shape[:2]).transpose(0, 1)
+                else:
+                    logits = torch.bmm(own, slab.mT)
+                strip.by_cell[rows] = logits  # (rows, count * columns, cells)
                 self.pairs[:, :, strip.columns] = strip.by_position
             stop = min(start + self.count, h)
             attn = self.attn[: (stop - start) * w]
@@ -191,18 +195,21 @@ class _Rows:
         for strip, own, total in zip(self.strips, features, dfeatures, strict=True):
             strip.by_position.copy_(self.pairs[:, :, strip.columns])
             dlogits = strip.by_cell[rows]  # (rows, count * columns, cells)
-            dweight[mask, strip.cells] += torch.bmm(dlogits.mT, self._own(strip, own, start, rows))
-            down = torch.bmm(dlogits, self.weight[mask, strip.cells]).unflatten(1, (self.count, -1))
+            own, slab = self._own(strip, own, start, rows), self.weight[mask, strip.cells]
             if self.collect:
-                total[self.count - 1 + start :][: self.count] += down.sum(0, dtype=total.dtype)
+                dlogits = dlogits.transpose(0, 1).flatten(1)  # (count * columns, rows * cells)
+                dweight[mask, strip.cells] += mm(dlogits.mT, own).view_as(slab)
+                total[self.count - 1 + start :][: self.count].flatten(0, 1).add_(mm(dlogits, slab.flatten(0, 1)))
             else:
+                dweight[mask, strip.cells] += torch.bmm(dlogits.mT, own)
+                down = torch.bmm(dlogits, slab).unflatten(1, (self.count, -1))
                 for i in range(self.count):
                     total[rows.start + i : rows.stop + i] += down[:, i]
 
     def _own(self, strip: _Strip, features: Tensor, start: int, rows: slice) -> Tensor:
-        """For each row of the mask the features (rows, count * columns, d) that predict there."""
+        """The features (count * columns, d) that collect, or for each row of the mask those that distribute there."""
         if self.collect:
-            return features[self.count - 1 + start :][: self.count].flatten(0, 1).expand(rows.stop - rows.start, -1, -1)
+            return features[self.count - 1 + start :][: self.count].flatten(0, 1)
         _, t, d = features.shape
         shape = (rows.stop - rows.start, self.count * t, d)
         return features.as_strided(shape, (t * d, d, 1), rows.start * t * d)
