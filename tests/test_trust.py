@@ -41,6 +41,7 @@ LOADS = {
     "visualize": ("visualize", "CONFIG", "CHECKPOINT", IMAGE),
     "visualize: page": ("visualize", "CONFIG", "CHECKPOINT", IMAGE, "--html", "page.html"),
     "visualize: compare": ("visualize", "CONFIG", "whole.pth", IMAGE, "--compare", "CONFIG", "CHECKPOINT"),
+    "export": ("export", "CONFIG", "CHECKPOINT", "out.pt2", "--fixed", "--size", "32x32"),
     "analyze": ("analyze_attention", "CONFIG", "CHECKPOINT", "--limit", "1", "--no-ablation"),
 }
 
@@ -152,7 +153,7 @@ def test_an_own_file_is_let_through_by_its_name(call: Callable, street: Path) ->
     assert call(*visualize, "--trust-checkpoint", "nowhere.pth")[0] == 2
 
 
-@pytest.mark.parametrize("tool", ["train", "test", "visualize", "analyze_attention"])
+@pytest.mark.parametrize("tool", ["train", "test", "visualize", "analyze_attention", "export"])
 def test_every_tool_that_loads_offers_it(tool: str, call: Callable, street: Path) -> None:
     torch.save(weights(street) | {"optimizer": Code()}, "old.pth")
     arguments = next(arguments for arguments in LOADS.values() if arguments[0] == tool)

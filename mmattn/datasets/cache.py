@@ -229,7 +229,8 @@ def make(file: File, verify: bool = False) -> bool:
 def read(content: bytes, is_labels: bool) -> np.ndarray:
     """An image or label map as mmseg decodes it unless told otherwise."""
     if is_labels:
-        return mmcv.imfrombytes(content, flag="unchanged", backend="pillow").squeeze().astype(np.uint8)
+        labels = mmcv.imfrombytes(content, flag="unchanged", backend="pillow").astype(np.uint8)
+        return labels[..., 0] if labels.shape[2:] == (1,) else labels
     return mmcv.imfrombytes(content, flag="color", backend="cv2")
 
 

@@ -92,9 +92,11 @@ class LoadAnnotations(MMSegLoadAnnotations):
         except UNREADABLE as error:
             raise _unreadable(results["seg_map_path"], error) from error
         labels, path, image = results["gt_seg_map"], results["seg_map_path"], results.get("img_path")
+        size = results.get("ori_shape")  # as the image was read, before any resizing
+        if labels.ndim < 2 and size is not None and labels.size == size[0] * size[1]:
+            labels = results["gt_seg_map"] = labels.reshape(size[:2])  # mmseg drops a side of one pixel
         if labels.ndim != 2:
             raise UserError(f"{path} is a colour picture: expected one channel that holds the class of each pixel")
-        size = results.get("ori_shape")  # as the image was read, before any resizing
         if size is not None and labels.shape != tuple(size[:2]):
             raise UserError(
                 f"{path} is {labels.shape[1]}x{labels.shape[0]}, but its image {image} is {size[1]}x{size[0]}"

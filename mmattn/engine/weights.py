@@ -44,6 +44,7 @@ def load_weights(model: nn.Module, source: str | Path, *, finetune: bool = False
             parameters that do not.
     """
     checkpoint = read_checkpoint(source)
+    meta = _meta(checkpoint, source)
     state = OrderedDict((key.removeprefix("module."), value) for key, value in _state(checkpoint, source).items())
     own = model.state_dict()
     reshaped = {
@@ -67,7 +68,7 @@ def load_weights(model: nn.Module, source: str | Path, *, finetune: bool = False
     if finetune and (new or any(misfit.values())):
         rest = _list(misfit | {"new classes": new})
         print_log(f"{source} fits but for what follows, which starts anew{rest}", "current")
-    return checkpoint.get("meta") or {}
+    return meta
 
 
 def check_backbone(backbone: nn.Module, source: str | Path, prefix: str = "") -> None:
@@ -177,6 +178,20 @@ def _state(checkpoint: dict, source: str | Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{source} is no checkpoint of a model: it holds no weights under 'state_dict'")
     return state
+
+
+def _meta(checkpoint: dict, source: str | Path) -> dict[str, Any]:
+    meta = checkpoint.get("meta") or {}
+    try:
+        named = meta.get("dataset_meta") or {}
+        classes, palette = named.get("classes"), named.get("palette")
+        right = all(isinstance(name, str) for name in classes or ())
+        right &= all(0 <= red <= 255 >= green >= 0 <= blue <= 255 for red, green, blue in palette or ())
+    except (AttributeError, TypeError, ValueError):
+        right = False
+    if not right:
+        raise UserError(f"{source} is no checkpoint of a model: its 'meta' names no classes and colours as mmseg does")
+    return meta
 
 
 def _list(misfit: dict[str, list[str]]) -> str:

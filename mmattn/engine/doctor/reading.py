@@ -64,7 +64,7 @@ def _count(pair: Pair, image: np.ndarray | None, faults: list[Fault]) -> np.ndar
     labels = _read("label", path, how.label_args, faults, "unchanged", how.label_backend)
     if labels is None:
         return None
-    labels = labels.squeeze()
+    labels = labels[..., 0] if labels.shape[2:] == (1,) else labels
     if labels.ndim != 2:
         faults.append(Fault("colour label", path, f"{labels.shape[-1]} channels"))
         return None
