@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import tiny
 import torch
@@ -14,6 +13,11 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+import onnxruntime
 
 from mmattn.attention.point_wise import PointWiseLayers
 from mmattn.cli import UserError

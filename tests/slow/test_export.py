@@ -12,6 +12,9 @@ import tiny
 import torch
 from torch import nn
 
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
 from mmattn.engine.config import build_model, load_config
 from mmattn.engine.export import export
 from mmattn.engine.export.agreement import PHOTO, expected
