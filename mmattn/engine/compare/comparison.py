@@ -60,7 +60,8 @@ def compare(
     if found:
         expect_one_budget(found)
     failed = work(jobs, found, lambda text: print(text, flush=True)) if train else {}
-    write(out, floor, found=found, block=block, command=command, jobs=jobs, failed=failed)
+    if not jobs or len(failed) < len(jobs):
+        write(out, floor, found=found, block=block, command=command, jobs=jobs, failed=failed)
     if failed:
         told = "\n  ".join(f"{job}: {reason}" for job, reason in failed.items())
         raise UserError(f"{len(failed)} of {len(jobs)} did not end well; the same command tries them again\n  {told}")
