@@ -8,14 +8,14 @@ from statistics import mean, stdev
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from mmattn.cli import UserError
 from mmattn.engine.benchmark.report import Row
 from mmattn.engine.compare import results
 
 OURS, THEIRS = "#0072b2", "#d55e00"  # told apart by colour-blind readers too
-COLUMNS = 5
+COLUMNS = (5, 4, 3)
 SHAPES = {"eval": "o", "train": "s"}
 
 
@@ -53,7 +53,7 @@ def draw(rows: Sequence[Row], folder: Path, scores: Path | None = None) -> list[
 def over_size(rows: Sequence[Row], field: str, label: str) -> Figure:
     """A panel for each item over the positions of the map, all on the same logarithmic axes; mmseg's dashed."""
     items = list(dict.fromkeys(row.item for row in rows))
-    columns = min(COLUMNS, len(items))
+    columns = min((len(items), *COLUMNS), key=lambda n: (n > max(COLUMNS), -len(items) % n))  # few empty places
     lines = ceil(len(items) / columns)
     figure = Figure(figsize=(2.3 * columns + 0.6, 1.9 * lines + 0.9), layout="constrained")
     panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten()
@@ -75,11 +75,11 @@ def over_size(rows: Sequence[Row], field: str, label: str) -> Figure:
     for panel in panels[len(items) :]:
         panel.set_visible(False)
     sizes = sorted({row.size for row in rows}, key=prod)
-    for panel in panels:
+    for i, panel in enumerate(panels):
         panel.set_xticks([prod(size) for size in sizes], ["x".join(map(str, size)) for size in sizes], rotation=45)
-        panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.xaxis.set_minor_locator(NullLocator())
         panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        panel.tick_params(labelsize=7)
+        panel.tick_params(labelsize=7, labelbottom=i + columns >= len(items))
         panel.grid(alpha=0.25, which="major")
     figure.supxlabel("map, rows x columns, by the number of positions", fontsize=9)
     figure.supylabel(label, fontsize=9)
@@ -111,7 +111,7 @@ def over_memory(rows: Sequence[Row], scores: Path) -> Figure:
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.tick_params(which="both", labelsize=8)
     axes.grid(alpha=0.25)
-    axes.margins(x=0.15, y=0.12)
+    axes.margins(x=0.25, y=0.12)
     return figure
 
 
