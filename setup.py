@@ -64,6 +64,14 @@ setup(
         ],
         "export": EXPORT,
         "tensorboard": ["tensorboard>=2.15"],
-        "test": ["pytest>=8", "ruff>=0.12", "cityscapesScripts>=2.2.4", "selenium>=4.20", "tensorboard>=2.15", *EXPORT],
+        "test": [
+            "pytest>=8",
+            "ruff>=0.12",
+            "cityscapesScripts>=2.2.4",
+            "selenium>=4.20",
+            "tensorboard>=2.15",
+            "hypothesis>=6.100",
+            *EXPORT,
+        ],
     },
 )
