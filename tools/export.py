@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmattn.cli import UserError, as_typed, offer_trust, run
+from mmattn.cli import UserError, as_typed, harmless, offer_trust, run
 
 EXAMPLES = """examples:
   python tools/export.py configs/ccnet_r50.py work_dirs/ccnet_r50/iter_40000.pth ccnet.onnx
@@ -81,11 +81,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = build_model(load_config(args.config, args.cfg_options, args.base), args.checkpoint)
     sizes = args.size or SIZES
     export(model, args.out, argmax=args.argmax, fixed=args.fixed, sizes=sizes, images=args.image, say=say)
-    print(f"written: {args.out}")
+    say(f"written: {args.out}")
 
 
 def say(line: str) -> None:
-    print(line, flush=True)
+    print(harmless(line), flush=True)
 
 
 if __name__ == "__main__":
