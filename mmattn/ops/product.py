@@ -16,25 +16,26 @@ def product(x: Tensor, y: Tensor) -> Tensor:
     if torch.compiler.is_compiling():  # it chooses by itself
         return x @ y
     x, y = autocast_to(x, y)
-    return _Product.apply(x, y) if _by_onednn(x) else x @ y
+    if not _by_onednn(x) or len(x) == 0:
+        return x @ y
+    if len(x) == 1:
+        return _Product.apply(x.squeeze(0), y.squeeze(0))[None]
+    return torch.stack([_Product.apply(a, b) for a, b in zip(x, y, strict=True)])
 
 
 class _Product(torch.autograd.Function):
+    """Of two matrices."""
+
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, y: Tensor) -> Tensor:
         ctx.save_for_backward(x, y)
-        return _bmm(x, y)
+        return mm(x, y)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, y = ctx.saved_tensors
         dx, dy = ctx.needs_input_grad
-        return product(grad, y.mT) if dx else None, product(x.mT, grad) if dy else None
-
-
-def _bmm(x: Tensor, y: Tensor) -> Tensor:
-    images = [mm(a, b) for a, b in zip(x, y, strict=True)]
-    return images[0][None] if len(images) == 1 else torch.stack(images) if images else x @ y
+        return _Product.apply(grad, y.mT) if dx else None, _Product.apply(x.mT, grad) if dy else None
 
 
 def mm(x: Tensor, y: Tensor, scale: float = 1.0) -> Tensor:
