@@ -250,7 +250,7 @@ def test_what_cannot_be_exported_is_said_first(tmp_path, monkeypatch):
     ):
         with pytest.raises(UserError, match=message):
             export(model, tmp_path / name)
-    with pytest.raises(UserError, match=r"there is no image .*photo.png"):
+    with pytest.raises(UserError, match=r"no image at .*photo.png"):
         export(model, tmp_path / "a.onnx", images=[tmp_path / "photo.png"])
     model.test_cfg["mode"] = "slide"
     with pytest.raises(UserError, match=r"model\.test_cfg\.mode=whole"):

@@ -1,6 +1,7 @@
 """Whether a graph computes what the model does, on noise and on photographs."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import nn
 from mmattn.cli import UserError
 from mmattn.engine.config import datasets
 from mmattn.engine.export.graphs import Logits
-from mmattn.registry import DATASETS
+from mmattn.visualization.images import find_images, read_image
 
 TOLERANCE = 1e-3  # of the largest logit; what two libraries round differently is a hundredth of that
 PHOTO = Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")
@@ -97,15 +98,19 @@ def compare(graph: Callable[[np.ndarray], np.ndarray], wanted: Expected, argmax:
 
 
 def photos(model: nn.Module, given: Sequence[Path] = ()) -> list[Path]:
-    """The photographs to check with: those given, else the first test images of the config, else one that comes with
-    matplotlib."""
+    """The photographs to compare on: those given, else the first test images of the config, else one that comes with
+    matplotlib.
+
+    Raises:
+        UserError: Something given does not exist or has no image.
+    """
     if given:
-        return list(given)
+        return find_images(map(str, given))
     for _, dataset in datasets(model.cfg, "test_dataloader"):
         folder = Path(dataset.get("data_root") or ".", (dataset.get("data_prefix") or {}).get("img_path") or ".")
-        suffix = dataset.get("img_suffix") or getattr(DATASETS.get(dataset.type), "METAINFO", {}).get("suffix", ".png")
-        if found := sorted(folder.rglob(f"*{suffix}"))[:2] if folder.is_dir() else []:
-            return found
+        if folder.is_dir():
+            with suppress(UserError):  # it has no image
+                return find_images([str(folder)])[:2]
     return [PHOTO]
 
 
@@ -116,7 +121,7 @@ def batches(photos: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> Iterato
         UserError: A file is not there or is not an image.
     """
     noise = np.random.default_rng(0)
-    read = [_read(path) for path in photos]
+    read = [np.ascontiguousarray(read_image(path)[..., ::-1]) for path in photos]
     for i, (height, width) in enumerate(sizes):
         count = 1 + i % 2
         size = f"{count} x {height} x {width}"
@@ -125,10 +130,3 @@ def batches(photos: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> Iterato
         if len(read) < count:
             shown[-1] = np.ascontiguousarray(shown[-1][:, ::-1])  # mirrored, so that no two are equal
         yield f"{', '.join(dict.fromkeys(path.name for path in photos[:count]))}, {size}", np.stack(shown)
-
-
-def _read(path: Path) -> np.ndarray:
-    image = cv2.imread(str(path)) if path.is_file() else None
-    if image is None:
-        raise UserError(f"{path} is no image that OpenCV can read" if path.is_file() else f"there is no image {path}")
-    return image
