@@ -1,6 +1,5 @@
 """Training: what ``tools/train.py`` does between its arguments and its last line."""
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -100,7 +99,7 @@ def prepare(
         datacheck.check_data(cfg)
     if from_scratch:
         config.without_pretrained(cfg)
-    elif os.environ.get("LOCAL_RANK", "0") == "0":
+    elif processes.first_of_machine():
         _find_pretrained(cfg)
     if amp:
         _mix_precision(cfg.optim_wrapper)
@@ -131,7 +130,8 @@ def _use_sample(cfg: Config, options: Mapping[str, Any], reason: str) -> None:
     with config.clear_registry_errors(cfg):
         config.fit_heads(cfg.model)
     iters = cfg.train_cfg.get("max_iters")
-    print(BANNER.format(line="=" * 90, reason=reason, iters=iters, backbone=backbone), flush=True)
+    if processes.first_of_machine():
+        print(BANNER.format(line="=" * 90, reason=reason, iters=iters, backbone=backbone), flush=True)
     sample.ensure(Path(base.data_root))
 
 
