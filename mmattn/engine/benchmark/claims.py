@@ -42,9 +42,10 @@ def non_local_wide(setting: Setting) -> Pair:
 
 
 def apnb_wide(setting: Setting) -> Pair:
-    """Asymmetric pyramid non-local attention on 2048 channels with 256 between them."""
-    blocks = [head.context for head in head_pair("ANNHead", WIDE, setting.device)]
-    return Pair(*(Side(block, [block]) for block in blocks), (_map(setting, 2048),))
+    """Asymmetric pyramid attention on 2048 channels with 256 between them, without the join with x that follows it."""
+    stages = [head.context.stages[0] for head in head_pair("ANNHead", WIDE, setting.device)]
+    sides = [Side(lambda x, stage=stage: stage(x, x), [stage]) for stage in stages]
+    return Pair(*sides, (_map(setting, 2048),))
 
 
 def whole_head(name: str, arguments: Mapping[str, Any], setting: Setting) -> Pair:
