@@ -88,6 +88,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         for queries, keys, values, y in zip(q, dense(k), dense(v), out, strict=True):
             for at, attn in _weights(queries, keys, scale):
                 y[at] = mm(attn, values)
+                del attn  # before the next ones are made
         return out
 
 
@@ -110,6 +111,7 @@ def _backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tu
                 torch.ops.aten._softmax_backward_data.out(logits, attn, 1, attn.dtype, grad_input=logits)
                 sums[0][at] = mm(logits, keys, scale)
                 sums[1] += mm(queries[at].mT, logits, scale)
+                del attn, logits  # before the next ones are made
         return dq, dk.mT.to(k.dtype), dv.mT.to(v.dtype)
 
 
@@ -124,8 +126,12 @@ def _weights(q: Tensor, k: Tensor, scale: float) -> Iterator[tuple[slice, Tensor
     """Which queries (n, d), and their weights over the keys (m, d)."""
     for start in range(0, len(q), CHUNK):
         at = slice(start, min(start + CHUNK, len(q)))
-        attn = mm(q[at], k.mT, scale)
-        yield at, torch.softmax(attn, dim=1, out=attn)
+        yield at, _softmax(mm(q[at], k.mT, scale))  # kept by whoever takes it alone
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Over the keys, in place."""
+    return torch.softmax(logits, dim=1, out=logits)
 
 
 def _setup(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
