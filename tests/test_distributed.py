@@ -149,7 +149,9 @@ rank = get_rank()
 assert torch.distributed.get_world_size() == 2 and torch.distributed.get_backend() == "gloo"
 
 # what the first one finds, and what it complains about
-assert processes.from_main(lambda: f"found by {rank}") == "found by 0"
+asked = []
+assert processes.from_main(lambda: asked.append(rank) or f"found by {rank}") == "found by 0"
+assert asked == [0][rank:]
 def complain():
     raise UserError(f"complaint of {rank}")
 try:
