@@ -1,5 +1,6 @@
 """Decode heads: mmseg's arguments and parameter names around the mechanisms of :mod:`mmattn.attention`."""
 
+import mmattn.registry  # noqa: F401  mends mmseg's packages before the heads import them
 from mmattn.heads.anl_head import ANLHead
 from mmattn.heads.attention_head import AttentionHead, CCHead, GCHead, NLHead, PolarizedHead
 from mmattn.heads.da_head import DAHead
