@@ -25,7 +25,7 @@ from mmattn.visualization.views import SHARE, Bars, Matrix, Overlay, View
 WIDTH, MARGIN, GAP = 12.0, 0.35, 0.14  # inches, as all lengths here
 TALLEST, FLATTEST, NARROWEST = 4.5, 0.8, 2.4  # of a panel; the last with its caption
 CAPTION, HEADING, SPACE = 0.26, 0.5, 0.34  # line over a panel, lines over a view, space before a view
-BAR = 0.1  # more over a panel that has the bar of colours in the line of its caption
+BAR = 0.3  # the line of the bar of colours, where its view has half of the page
 INK, MUTED, LINE, FILL = "#1c1c1e", "#6e6e73", "#c7c7cc", "#8b4a8f"
 UNLABELLED = (235, 235, 235)
 CLASSES = 35  # named in the legend
@@ -186,7 +186,7 @@ class _Page:
         bars = [panel for panel in view.panels if isinstance(panel, Bars)]
         scale = _scale([panel.values for panel in coloured], view.unit, self.options)
         if coloured:
-            self.colour_bar(left + width, 0 if whole else HEADING, scale, coloured, view.unit)
+            self.colour_bar(left + width, 0 if whole else HEADING - 0.05, scale, coloured, view.unit)
         self.top += HEADING + (0 if whole else BAR)
         if bars:
             self.with_bars(coloured, bars, scale)
