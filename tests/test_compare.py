@@ -286,7 +286,7 @@ class Killed(Exception):
 class FallHook(Hook):
     """Ends everything at an iteration, before it is saved."""
 
-    priority = "VERY_LOW"
+    priority = "LOW"
     at: int | None = None
 
     def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
