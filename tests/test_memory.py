@@ -12,6 +12,8 @@ from mmattn.engine import memory
 from mmattn.engine.memory import sparing
 from mmattn.ops import attention
 
+USUAL = attention.CHUNK
+
 
 class Small(BaseModel):
     """Attends where there is memory for so many images and queries."""
@@ -27,15 +29,15 @@ class Small(BaseModel):
         return list(self.attention(torch.stack(inputs)))
 
 
-@pytest.mark.parametrize(("images", "queries"), [(3, 64), (1, 512), (1, 64)])
+@pytest.mark.parametrize(("images", "queries"), [(3, 64), (1, USUAL), (1, 64)])
 def test_it_is_done_again_in_smaller_parts(images: int, queries: int) -> None:
-    model = Small(3, 512).eval()
+    model = Small(3, USUAL).eval()
     inputs = {"inputs": [torch.rand(8, 30, 30) for _ in range(3)]}
     with torch.no_grad():
         expected = model.val_step(inputs)
         model.images, model.queries = images, queries
         found = sparing(model, "val_step")(inputs)
-    assert attention.CHUNK == 512
+    assert attention.CHUNK == USUAL
     assert len(found) == 3
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
@@ -43,8 +45,8 @@ def test_it_is_done_again_in_smaller_parts(images: int, queries: int) -> None:
 
 def test_it_says_what_needs_less() -> None:
     with pytest.raises(UserError, match=r"CUDA out of memory, for one image .*test_cfg\.mode=slide"):
-        sparing(Small(0, 512), "val_step")({"inputs": [torch.rand(8, 4, 4)]})
-    assert attention.CHUNK == 512
+        sparing(Small(0, USUAL), "val_step")({"inputs": [torch.rand(8, 4, 4)]})
+    assert attention.CHUNK == USUAL
 
 
 def test_every_training_validates_so(tmp_path, monkeypatch, capfd) -> None:
@@ -63,5 +65,5 @@ def test_every_training_validates_so(tmp_path, monkeypatch, capfd) -> None:
     monkeypatch.setattr(BaseModel, "val_step", full_once)
     arguments = [tiny.REPOSITORY / "configs" / "gcnet_r50.py", "--base", *tiny.bases(tmp_path)]
     assert tiny.call("train", [*arguments, "--cfg-options", "train_cfg.max_iters=1"], monkeypatch) == 0
-    assert calls == [512, 512, memory.CHUNK]
+    assert calls == [USUAL, USUAL, memory.CHUNK]
     assert "CUDA out of memory: the same images again, one by one" in capfd.readouterr().out

@@ -13,7 +13,7 @@ from mmattn.ops import kernels
 from mmattn.ops.product import dense, mm, product
 
 #: Queries that are attended to at a time. All pairs of positions of up to so many queries, or keys, may be in memory.
-CHUNK = 512
+CHUNK = 256
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float = 1.0) -> Tensor:
