@@ -12,7 +12,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/ready
 DEMO := work_dirs/ccnet_r50_sample
 
-.PHONY: demo test slow bench check mutate
+.PHONY: demo test slow bench check mutate faults
 
 demo: $(READY)
 	@if [ -e data/cityscapes ]; then \
@@ -30,6 +30,10 @@ test: $(READY)
 
 slow: $(READY)
 	$(RUN) -m pytest -m slow
+
+# kills, tears and starves trainings on purpose, see docs/faults.md
+faults: $(READY)
+	$(RUN) tests/faults/run.py
 
 # beside MMSegmentation's modules, see docs/performance.md
 bench: $(READY)

@@ -60,6 +60,8 @@ setup(
             "opencv-python>=4.5",
             "matplotlib>=3.5",
             "pillow>=9.1",
+            "rich>=13",  # progress
+            "scipy>=1.11",  # the tests of compare
             "zstandard>=0.22",  # the cache of images and labels
         ],
         "export": EXPORT,

@@ -25,8 +25,8 @@ from mmattn.engine.config import build_model, load_config
 
 REPO = Path(__file__).parents[1]
 PAGES = sorted([*REPO.glob("*.md"), *REPO.glob("docs/*.md"), REPO / "data/README.md"])
-# pages whose blocks another test runs
-ELSEWHERE = {"docs/mechanisms.md": "tests/test_catalogue.py", "docs/export.md": "tests/test_export.py"}
+MECHANISMS = REPO / "docs/mechanisms.md"  # tests/test_catalogue.py builds what it shows
+TEN_LINES = re.compile(r"<!-- ten lines -->.*?<!-- end -->", re.DOTALL)  # tests/slow/test_export.py runs them
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SAYS = re.compile(r"^\s*print\(.*\)  # .*(\([\d, ]+\))", re.MULTILINE)
 
@@ -38,10 +38,11 @@ def name(page: Path) -> str:
 def snippets() -> list:
     found = []
     for page in PAGES:
-        blocks = [code for language, code in BLOCK.findall(page.read_text()) if language == "python"]
-        found += [
-            pytest.param(code, id=f"{name(page)}-{i}") for i, code in enumerate(blocks) if name(page) not in ELSEWHERE
-        ]
+        if page == MECHANISMS:
+            continue
+        blocks = BLOCK.findall(TEN_LINES.sub("", page.read_text()))
+        codes = [code for language, code in blocks if language == "python"]
+        found += [pytest.param(code, id=f"{name(page)}-{i}") for i, code in enumerate(codes)]
     return found
 
 
@@ -116,12 +117,6 @@ def test_python_runs(
     said = [tuple(eval(shape)) for shape in SAYS.findall(code)]
     printed = re.findall(r"torch\.Size\((\[[\d, ]+\])\)", capsys.readouterr().out)
     assert said == [tuple(eval(shape)) for shape in printed]
-
-
-@pytest.mark.parametrize("page", sorted(ELSEWHERE))
-def test_other_pages_are_run_elsewhere(page: str) -> None:
-    if (REPO / page).is_file():
-        assert Path(page).stem in (REPO / ELSEWHERE[page]).read_text()
 
 
 @pytest.mark.parametrize("line", commands())
