@@ -362,3 +362,8 @@ def test_help_has_an_example_and_needs_no_stack(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "python tools/train.py configs/ccnet_r50.py" in done.stdout
+
+
+def test_a_batch_norm_over_one_value(train: Callable) -> None:
+    message = train("--cfg-options", "crop_size=(8,8)", "train_dataloader.batch_size=1")
+    assert "train_dataloader.batch_size=2, or a larger crop_size" in message

@@ -18,7 +18,7 @@ from mmattn.engine.config import build_model, load_config
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(ROOT.glob("configs/*.py")) + sorted(ROOT.glob("configs/attention/*.py"))
 # their norms follow no convolution
-UNFOLDED = {"attention_gate_neck": 3, "cbam_r18": 6}
+UNFOLDED = {"attention_gate_neck": 3, "cbam_r18": 6, "fcn_cbam": 1}
 GENTLE = 0.02  # of the largest logit: bfloat16 has 8 bits
 
 

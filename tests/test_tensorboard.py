@@ -1,15 +1,18 @@
 """Training writes its numbers for TensorBoard, and says before it starts when that is missing."""
 
 import importlib.util
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import tiny
+from mmseg.visualization import SegLocalVisualizer
 
 
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     tiny.cityscapes(tmp_path / "data/cityscapes")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(SegLocalVisualizer, "_instance_dict", OrderedDict())  # one of another training would serve on
     options = ["train_cfg.max_iters=2", "train_cfg.val_interval=2"]
     bases = ["--base", *tiny.bases(tmp_path), "tensorboard"]
     return tiny.call("train", ["gcnet_r50", *bases, "--cfg-options", *options], monkeypatch)

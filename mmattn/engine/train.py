@@ -17,6 +17,7 @@ from mmattn.datasets import sample
 from mmattn.engine import checkpoints, config, datacheck, processes, weights
 from mmattn.engine.quiet import QuietRunner
 
+ONE_VALUE = re.compile(r"(one|more than 1) value per channel")  # said by mechanisms, and by torch
 CHOOSES_DATA = re.compile(r"data_root|data_prefix|ann_file|dataset(\.type)?$")
 BACKBONE_START = re.compile(r"model\.pretrained|model(\.backbone)+\.(pretrained|init_cfg\.checkpoint)")
 BANNER = """{line}
@@ -165,7 +166,15 @@ def train(cfg: Config, *, partial: bool = False) -> Outcome:
     with config.clear_registry_errors(cfg):
         runner = _build_runner(cfg)
         finished = _check_start(cfg, runner, partial)
-        runner.train()
+        try:
+            runner.train()
+        except ValueError as error:
+            if not ONE_VALUE.search(str(error)):
+                raise
+            raise UserError(
+                f"a batch norm is to be trained on one value: {error}. Take a larger batch, "
+                f"train_dataloader.batch_size={2 * cfg.train_dataloader.batch_size}, or a larger crop_size"
+            ) from error
         if runner.val_loop is None:
             metrics = {}
         elif finished:
