@@ -20,6 +20,8 @@ from mmattn.cli import UserError
 from mmattn.datasets.labels import CITYSCAPES, IGNORE
 from mmattn.evaluation.palettes import CAMVID
 
+DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what pillow raises of damaged files
+
 # split -> city -> images
 # fmt: off
 CITIES: dict[str, dict[str, int]] = {
@@ -62,7 +64,7 @@ def read_labels(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             labels = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
+    except DAMAGED as error:
         raise UserError(f"{path} cannot be read as an image ({error}); fetch it again") from error
     if labels.ndim != 2 or labels.dtype != np.uint8:
         raise UserError(f"{path} is not a label image: {image.mode} pixels of {image.size}, expected one 8-bit id each")
@@ -203,7 +205,7 @@ def _check_pair(pair: tuple[Path, Path]) -> None:
     try:
         with Image.open(image) as opened:
             opened.load()
-    except (OSError, SyntaxError, ValueError) as error:
+    except DAMAGED as error:
         raise UserError(f"{image} cannot be read as an image ({error}); fetch it again") from error
     if opened.size != values.shape[::-1]:
         raise UserError(f"{label} is {values.shape[1]}x{values.shape[0]}, but its image {opened.width}x{opened.height}")

@@ -161,8 +161,8 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
         try:
             named = key.rpartition(".")[2] in PATHS and value != "None"
             options[key] = value if named else DictAction._parse_iterable(value)
-        except AssertionError as error:
-            raise UserError(f"--cfg-options {pair}: {error}") from error
+        except (AssertionError, RecursionError) as error:
+            raise UserError(f"--cfg-options {pair}: {error or 'its brackets hold no values'}") from error
         if not (key and equals):
             raise UserError(f"--cfg-options {pair}: expected key=value, such as train_cfg.max_iters=1000")
     return options
@@ -228,7 +228,8 @@ def spread_classes(cfg: Config) -> None:
 def metainfo(cfg: Config) -> dict[str, Any]:
     """Class names and palette of the first dataset; empty when it has none."""
     for _, dataset in datasets(cfg):
-        cls = mmattn.registry.DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
+        with clear_registry_errors(cfg):
+            cls = mmattn.registry.DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
         return {**getattr(cls, "METAINFO", {}), **(dataset.get("metainfo") or {})}
     return {}
 
@@ -329,6 +330,11 @@ def clear_registry_errors(cfg: Config) -> Iterator[None]:
         if unknown is None:
             raise
         raise UserError(_unknown_type(cfg, *unknown)) from error
+    except RuntimeError as error:  # of a name with dots, or of none
+        before, said, name = str(error).partition("Failed to get ")
+        if before or not said:
+            raise
+        raise UserError(f"{_key(cfg, 'type', name) or 'type'}: there is nothing called {name!r}") from error
     except (TypeError, ValueError, AssertionError) as error:
         refused = _refused_arguments(cfg, error)
         if refused is None:

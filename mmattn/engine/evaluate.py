@@ -173,9 +173,18 @@ def _inference(cfg: Config, tta: bool) -> dict:
         )
         if crop is None:
             raise UserError('sliding needs its window: --cfg-options model.test_cfg.crop_size="(512,1024)"')
-        test_cfg.crop_size = (crop, crop) if isinstance(crop, int) else tuple(crop)
-        test_cfg.setdefault("stride", tuple(round(2 * side / 3) for side in test_cfg.crop_size))
+        test_cfg.crop_size = _sides("crop_size", crop)
+        overlapping = tuple(max(1, round(2 * side / 3)) for side in test_cfg.crop_size)
+        test_cfg.stride = _sides("stride", test_cfg.get("stride", overlapping))
     return {**test_cfg, "tta": tta}
+
+
+def _sides(key: str, value: Any) -> tuple[int, int]:
+    sides = (value, value) if isinstance(value, int) else value
+    right = isinstance(sides, tuple | list) and len(sides) == 2
+    if not right or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise UserError(f"model.test_cfg.{key} is {value}; expected height and width, such as 512,1024")
+    return tuple(sides)
 
 
 def _augment(cfg: Config) -> None:

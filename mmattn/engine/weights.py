@@ -175,13 +175,14 @@ def _url(source: str) -> str | None:
 
 def _state(checkpoint: dict, source: str | Path) -> dict[str, torch.Tensor]:
     state = checkpoint.get("state_dict", checkpoint)
-    if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    if not named or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{source} is no checkpoint of a model: it holds no weights under 'state_dict'")
     return state
 
 
 def _meta(checkpoint: dict, source: str | Path) -> dict[str, Any]:
-    meta = checkpoint.get("meta") or {}
+    meta = {} if checkpoint.get("meta") is None else checkpoint["meta"]
     try:
         named = meta.get("dataset_meta") or {}
         classes, palette = named.get("classes"), named.get("palette")
