@@ -154,7 +154,7 @@ class _Stage(nn.Module):
     def forward(self, low: Tensor, high: Tensor, then: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """``then`` is that projection, (b, c, S, 1) -> (b, o, S, 1), linear; returns (b, o, h, w)."""
         features = self.key_project(low)  # (b, d, h', w')
-        once = low is high and self.query_project is self.key_project and not self.training  # batch norms count twice
+        once = self.query_project is self.key_project and not self.training  # there batch norms count twice
         q = features if once else self.query_project(high)  # (b, d, h, w)
         if self.query_scale > 1:
             q = F.max_pool2d(q, self.query_scale, ceil_mode=True)  # (b, d, h / s, w / s)

@@ -104,3 +104,13 @@ def test_a_convolution_of_another_kind_is_called_as_it_is():
         joined = module.bottleneck(torch.cat([context, high], dim=1))
         torch.testing.assert_close(module(*inputs), joined)
         assert context.abs().max() > 0.1
+
+
+def test_the_shared_projection_counts_every_batch_twice():
+    """As in mmseg, which calls it for queries and for keys: its running statistics are published so."""
+    module = AsymmetricNonLocal(16, key_channels=8).train()
+    [norm] = [layer for layer in module.stages[0].key_project.modules() if isinstance(layer, nn.BatchNorm2d)]
+    module(torch.randn(2, 16, 6, 6))
+    assert norm.num_batches_tracked == 2
+    module.eval()(torch.randn(2, 16, 6, 6))
+    assert norm.num_batches_tracked == 2

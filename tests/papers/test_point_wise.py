@@ -115,6 +115,7 @@ class Bare(PointWiseLayers, nn.Module):
         {"psa_softmax": False, "normalization_factor": 3.0},
         {"compact": True},
         {"compact": True, "as_authors": False},
+        {"compact": True, "psa_softmax": False},
         {"compact": True, "psa_type": "collect"},
         {"compact": True, "psa_type": "distribute"},
         {"compact": True, "psa_type": "collect", "as_authors": False},
@@ -134,6 +135,15 @@ def test_choices_of_the_head(choice, size):
         torch.testing.assert_close(module(x)[0], point_wise(choice, module, x[0], rows))
     shown = [m.record.row(y, x)[0].flatten() for m in maps for y in range(small[0]) for x in range(small[1])]
     torch.testing.assert_close(torch.stack(shown), torch.stack(rows))
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_an_exported_program_shrinks_alike(factor, monkeypatch):
+    module = Bare(as_authors=False, shrink_factor=factor, mask_size=(3, 5))
+    maps = [torch.zeros(1, 6, h, w) for h in range(factor, 9) for w in range(factor, 9)]
+    before = [module._shrunk(x) for x in maps]
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert [module._shrunk(x) for x in maps] == before
 
 
 def test_refuses_an_unknown_direction():
