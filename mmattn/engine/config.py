@@ -243,6 +243,8 @@ def _stated_metainfo(cfg: Config) -> dict[str, Any]:
         raise UserError(f"classes must be different names, such as classes = ('road', 'car'); got {classes!r}")
     if palette is None:
         return {"classes": tuple(classes)}
+    if not isinstance(palette, list | tuple):
+        raise UserError(f"palette must be colours, such as palette = [[128, 64, 128], ...]; got {palette!r}")
     if len(palette) != len(classes):
         raise UserError(f"palette has {len(palette)} colours for {len(classes)} classes")
     return {"classes": tuple(classes), "palette": [list(colour) for colour in palette]}

@@ -184,11 +184,11 @@ def _state(checkpoint: dict, source: str | Path) -> dict[str, torch.Tensor]:
 def _meta(checkpoint: dict, source: str | Path) -> dict[str, Any]:
     meta = {} if checkpoint.get("meta") is None else checkpoint["meta"]
     try:
-        named = meta.get("dataset_meta") or {}
+        named = {} if meta.get("dataset_meta") is None else meta["dataset_meta"]
         classes, palette = named.get("classes"), named.get("palette")
         right = all(isinstance(name, str) for name in classes or ())
         right &= all(0 <= red <= 255 >= green >= 0 <= blue <= 255 for red, green, blue in palette or ())
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, RuntimeError):  # a tensor is neither true nor false
         right = False
     if not right:
         raise UserError(f"{source} is no checkpoint of a model: its 'meta' names no classes and colours as mmseg does")

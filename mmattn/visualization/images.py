@@ -85,7 +85,10 @@ def _decode(path: Path, mode: int) -> np.ndarray:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     if not data.size:
         raise UserError(f"{path} is empty")
-    image = cv2.imdecode(data, mode)
+    try:
+        image = cv2.imdecode(data, mode)
+    except cv2.error:  # a damaged head that promises a billion rows
+        image = None
     if image is None:
         raise UserError(f"{path} is not an image that OpenCV can read: damaged, cut short, or of another type")
     return image
