@@ -30,7 +30,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
 from mmattn.cli import UserError, as_typed
-from mmattn.datasets.prepare import Report, in_parallel
+from mmattn.datasets.prepare import UNREADABLE, Report, in_parallel
 from mmattn.datasets.promises import Promise
 
 FOLDER, SUFFIX = "mmattn_cache", ".zst"
@@ -38,7 +38,6 @@ ROWS = 64  # of an image in each frame
 START = struct.Struct("<III")  # a skippable frame's number, the length of what follows, the header's CRC-32
 SKIPPABLE = 0x184D2A57
 AGAIN = "`python tools/prepare_data.py cache CONFIG{}` makes it anew"
-UNREADABLE = (OSError, SyntaxError, ValueError, AssertionError, cv2.error)  # what OpenCV, Pillow and mmcv raise
 
 
 class Damaged(Exception):

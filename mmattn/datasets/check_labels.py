@@ -3,17 +3,15 @@
 Under the scope ``mmattn`` these take the place of the transforms of the same names, so that every config gets them.
 """
 
-import cv2
 import numpy as np
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
 from mmseg.datasets.transforms import LoadAnnotations as MMSegLoadAnnotations
 
 from mmattn.cli import UserError
 from mmattn.datasets import cache, transforms  # noqa: F401  registers the transforms
+from mmattn.datasets.prepare import UNREADABLE
 from mmattn.datasets.promises import Results
 from mmattn.registry import TRANSFORMS
-
-UNREADABLE = (OSError, SyntaxError, ValueError, AssertionError, cv2.error)  # what OpenCV, Pillow and mmcv raise
 
 
 @TRANSFORMS.register_module()

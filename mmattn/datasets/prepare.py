@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -20,7 +21,8 @@ from mmattn.cli import UserError
 from mmattn.datasets.labels import CITYSCAPES, IGNORE
 from mmattn.evaluation.palettes import CAMVID
 
-DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what pillow raises of damaged files
+# what OpenCV, Pillow and mmcv raise of damaged files
+UNREADABLE = (OSError, SyntaxError, ValueError, AssertionError, cv2.error, Image.DecompressionBombError)
 
 # split -> city -> images
 # fmt: off
@@ -64,7 +66,7 @@ def read_labels(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             labels = np.asarray(image)
-    except DAMAGED as error:
+    except UNREADABLE as error:
         raise UserError(f"{path} cannot be read as an image ({error}); fetch it again") from error
     if labels.ndim != 2 or labels.dtype != np.uint8:
         raise UserError(f"{path} is not a label image: {image.mode} pixels of {image.size}, expected one 8-bit id each")
@@ -205,7 +207,7 @@ def _check_pair(pair: tuple[Path, Path]) -> None:
     try:
         with Image.open(image) as opened:
             opened.load()
-    except DAMAGED as error:
+    except UNREADABLE as error:
         raise UserError(f"{image} cannot be read as an image ({error}); fetch it again") from error
     if opened.size != values.shape[::-1]:
         raise UserError(f"{label} is {values.shape[1]}x{values.shape[0]}, but its image {opened.width}x{opened.height}")
