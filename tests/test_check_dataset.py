@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from mmengine.registry import init_default_scope
 from PIL import Image
 
 from mmattn.cli import UserError
@@ -113,6 +114,7 @@ def kinds(report: dict, severity: str | None = None) -> list[str]:
 def loads(index: int, split: str = "train") -> str:
     """What loading for training says of an image; empty when it is content."""
     cfg = load_config("mine.py")
+    init_default_scope("mmattn")
     try:
         DATASETS.build(cfg[f"{split}_dataloader"]["dataset"])[index]
     except UserError as error:
